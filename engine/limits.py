@@ -1,0 +1,103 @@
+"""Every bound of greenroom: its name, default, unit and reason, in one place.
+
+`Limits` is what the program passes around; a user sets any field by its name under `[limits]` in
+greenroom.toml, as a number or as text with a unit ("1MiB", "300s"). A bound of 0 is refused: nothing here may
+be switched off. The reason of each is data (field metadata), because the configuration reference is made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import attrs
+
+Unit = Literal["bytes", "seconds", "count", "characters"]
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+
+def _bound(default: float, unit: Unit, reason: str) -> int:
+    return attrs.field(default=int(default), metadata={"unit": unit, "reason": reason})
+
+
+def _seconds(default: float, reason: str) -> float:
+    return attrs.field(default=float(default), metadata={"unit": "seconds", "reason": reason})
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Limits:
+    """All bounds with their defaults. Byte counts are of encoded data, times are seconds."""
+
+    # --- actors
+    mailbox_messages: int = _bound(64, "count", "a burst of one busy connection fits; beyond it the sender waits")
+    ask_timeout: float = _seconds(30, "an actor that does not answer in this time is a defect or a dead disk")
+
+    # --- runs and their replay logs
+    run_log_entries: int = _bound(4096, "count", "a minute of a fast model: a dropped client resumes without a gap")
+    run_log_bytes: int = _bound(MIB, "bytes", "encoded events of one run kept for late watchers")
+    all_logs_bytes: int = _bound(64 * MIB, "bytes", "all replay logs together; terminal ones go first")
+    event_bytes: int = _bound(64 * KIB, "bytes", "one event; longer strings are cut with a handle, deltas are split")
+    delta_bytes: int = _bound(32 * KIB, "bytes", "one delta; a provider's larger piece leaves as several")
+    answer_bytes: int = _bound(8 * MIB, "bytes", "text and reasoning of one turn; beyond it the turn finishes `length`")
+    tool_input_bytes: int = _bound(MIB, "bytes", "the input of one tool call")
+    tool_calls_per_turn: int = _bound(64, "count", "a model that asks for more is not asking for work")
+    parallel_tool_calls: int = _bound(8, "count", "tool calls of one turn that run at the same time")
+    turns_per_run: int = _bound(100, "count", "beyond it the run fails with `max_turns`")
+    run_timeout: float = _seconds(3600, "one run, waiting for a person not counted")
+    terminal_retention: float = _seconds(300, "a late client can replay the end of a run for this long")
+    terminal_retained_max: int = _bound(256, "count", "ended runs kept in memory, oldest end dropped first")
+    active_runs_max: int = _bound(256, "count", "active runs in the process")
+    message_characters: int = _bound(16_000, "characters", "one queued user message")
+    queued_messages_max: int = _bound(10, "count", "user messages that wait in one session")
+
+    # --- transcript and store
+    window_messages: int = _bound(200, "count", "messages of the tail that a step reads from the store")
+    passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
+    chunk_bytes: int = _bound(4 * KIB, "bytes", "streamed text is committed at the latest when this much waits")
+    chunk_delay: float = _seconds(0.25, "streamed text is committed at the latest after this time")
+    unsaved_bytes: int = _bound(256 * KIB, "bytes", "streamed text that waits for the disk before the run waits too")
+    inline_media_bytes: int = _bound(
+        64 * KIB, "bytes", "media up to this size stay in the transcript, beyond it outside"
+    )
+    disk_queue: int = _bound(1024, "count", "operations that wait for the writer thread before producers wait")
+    seq_block: int = _bound(16_384, "count", "sequence numbers reserved durably at a time: none repeats")
+
+    # --- tools
+    tool_result_bytes: int = _bound(50 * KIB, "bytes", "tool output that the model sees, head and tail kept")
+    tool_result_lines: int = _bound(2000, "count", "lines of tool output that the model sees")
+    tool_memory_bytes: int = _bound(64 * KIB, "bytes", "of any one string of a tool that is in memory while it arrives")
+    tool_call_timeout: float = _seconds(120, "one tool call")
+    toolset_start_timeout: float = _seconds(30, "start of a toolset")
+    file_tool_bytes: int = _bound(10 * MIB, "bytes", "largest file that a content search opens")
+    search_matches: int = _bound(1000, "count", "matches that one search returns before it stops and says so")
+    search_files_max: int = _bound(100_000, "count", "files that one search visits before it stops and says so")
+
+    # --- model calls
+    connect_timeout: float = _seconds(10, "connection to a model's service")
+    progress_timeout: float = _seconds(60, "silence of a model's stream")
+    call_timeout: float = _seconds(900, "one model call")
+    provider_event_bytes: int = _bound(4 * MIB, "bytes", "one event of a provider's stream; beyond it `provider_error`")
+    model_attempts: int = _bound(4, "count", "attempts of one model call")
+
+    # --- gateway
+    connections_max: int = _bound(1024, "count", "sockets at the port, HTTP and WebSocket together")
+    watches_per_connection: int = _bound(256, "count", "watches of one connection")
+    requests_in_flight: int = _bound(32, "count", "requests of one connection at work; beyond it reading pauses")
+    message_bytes: int = _bound(MIB, "bytes", "one inbound WebSocket message; beyond it close 1009")
+    frame_bytes: int = _bound(256 * KIB, "bytes", "one outbound frame; a connection has at most one in flight")
+    string_bytes: int = _bound(32 * KIB, "bytes", "one string in a result or push; beyond it a head and a handle")
+    malformed_in_a_row: int = _bound(10, "count", "malformed messages in a row before close 1008")
+    slow_client_timeout: float = _seconds(15, "a socket that takes nothing for this long is aborted")
+    ping_interval: float = _seconds(20, "WebSocket pings from the daemon")
+    silence_timeout: float = _seconds(60, "a peer that sends nothing, not even a pong, is dropped")
+    http_head_bytes: int = _bound(16 * KIB, "bytes", "request line and headers of an HTTP request")
+    handshake_timeout: float = _seconds(10, "a socket has this long to send its request, TLS included")
+
+    # --- daemon
+    drain_timeout: float = _seconds(30, "active runs have this long to end at SIGTERM")
+    cancel_grace: float = _seconds(5, "what is cancelled has this long to leave a valid history")
+
+
+DEFAULT: Final = Limits()

@@ -1,0 +1,84 @@
+"""What every provider gives and takes: the request of one model call, and the events of its answer.
+
+A decoder is sans-I/O: `feed(bytes) -> list[ModelEvent]`, then `close() -> list[ModelEvent]` at the end of the
+body. It raises PeerError("provider_error" | "context_overflow" …) for what the service did wrong, with `retry`
+saying whether the same call may succeed later. After it raised it may not be fed again. It never holds more
+than `limits.provider_event_bytes` of undecoded input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import attrs
+
+from engine.tools.spec import ToolSpec
+from engine.transcript.records import Finish, Message, Usage
+
+
+@attrs.frozen(slots=True)
+class TextDelta:
+    text: str  # never empty, never half of a surrogate pair
+
+
+@attrs.frozen(slots=True)
+class ReasoningDelta:
+    text: str
+
+
+@attrs.frozen(slots=True)
+class ToolCallStarted:
+    """A new tool call. `index` is its place in this answer; `call_id` is the provider's, or empty if it has none."""
+
+    index: int
+    call_id: str
+    name: str  # as towards the provider: toolset__tool
+
+
+@attrs.frozen(slots=True)
+class ToolInputDelta:
+    """A fragment of the call's input (JSON text). Concatenated they are the input."""
+
+    index: int
+    text: str
+
+
+@attrs.frozen(slots=True)
+class UsageReported:
+    """Tokens of this call so far; a later report replaces an earlier one."""
+
+    usage: Usage
+
+
+@attrs.frozen(slots=True)
+class AnswerFinished:
+    """Exactly one a call, after all of its deltas (usage may still follow)."""
+
+    finish: Finish
+
+
+ModelEvent = TextDelta | ReasoningDelta | ToolCallStarted | ToolInputDelta | UsageReported | AnswerFinished
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ModelRequest:
+    """One model call: all that an encoder needs. `messages` is the window, oldest first, valid for a provider
+    (every tool call has its result)."""
+
+    model: str  # the name that the endpoint knows
+    instructions: str | None
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+
+
+class Decoder(Protocol):
+    def feed(self, data: bytes) -> list[ModelEvent]: ...
+
+    def close(self) -> list[ModelEvent]: ...
+
+
+class Encoder(Protocol):
+    """Body of a request as pieces of bytes (joined they are one JSON document)."""
+
+    def __call__(self, request: ModelRequest) -> Iterable[bytes]: ...

@@ -1,0 +1,201 @@
+"""The replay log of one run: its newest events in encoded form, bounded in entries and bytes.
+
+The log holds what watchers send: for every event but deltas the encoded JSON object, for deltas the escaped JSON
+text, adjacent ones of one part packed into a segment (one bytearray and an array of offsets), because a token
+held as an object of its own costs 200 times its text. Merging a reader's missed deltas is then one slice, and
+framing joins bytes; nothing is encoded a second time.
+
+Rules:
+- `seq` rises by one with each event; a log may begin at any number (after a restart: above what was reserved).
+- Over a bound the oldest segment goes whole (SEGMENT_EVENTS events at most). The newest entry always stays.
+- A reader has a cursor, the last seq it has. `read` gives what follows, or a Gap if that is not held any more.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from typing import Final
+
+import attrs
+
+# A segment is the unit of trimming: small enough that a cut loses little, large enough that its overhead
+# (about 300 bytes) is spread over many tokens.
+SEGMENT_EVENTS: Final = 64
+SEGMENT_BYTES: Final = 16 * 1024
+# Bytes of JSON around an event's own: `{"seq":12345678,"from":12345678,"at":1234567890123,}`.
+ENVELOPE_BYTES: Final = 64
+
+
+class _Fact:
+    """One event that is not a delta."""
+
+    __slots__ = ("at", "body", "first")
+
+    def __init__(self, first: int, at: int, body: bytes) -> None:
+        self.first = first
+        self.at = at
+        self.body = body
+
+    @property
+    def last(self) -> int:
+        return self.first
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + ENVELOPE_BYTES
+
+
+class _Deltas:
+    """Adjacent deltas of one part. `ends[i]` is where the text of event `first + i` ends."""
+
+    __slots__ = ("at", "ends", "first", "part_id", "text")
+
+    def __init__(self, first: int, part_id: bytes) -> None:
+        self.first = first
+        self.part_id = part_id
+        self.at = 0
+        self.text = bytearray()
+        self.ends = array("I")
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.ends) - 1
+
+    @property
+    def size(self) -> int:
+        return len(self.text) + self.ends.itemsize * len(self.ends) + ENVELOPE_BYTES
+
+    def render(self, after: int, room: int) -> tuple[bytes, int]:
+        """One merged delta of the events after `after` whose text fits `room` (at least one), and its last seq."""
+        begin = max(0, after - self.first + 1)
+        start = self.ends[begin - 1] if begin else 0
+        end = begin + 1
+        while end < len(self.ends) and self.ends[end] - start <= room:
+            end += 1
+        first, last = self.first + begin, self.first + end - 1
+        merged = b'"from":%d,' % first if last > first else b""
+        text = bytes(memoryview(self.text)[start : self.ends[end - 1]])
+        body = b'{"seq":%d,%b"at":%d,"type":"part.delta","part_id":"%b","text":"%b"}' % (
+            last, merged, self.at, self.part_id, text,
+        )  # fmt: skip
+        return body, last
+
+
+@attrs.frozen(slots=True)
+class Slice:
+    """Encoded events after a cursor, in order. `cursor` is the last seq in them (or the reader's own)."""
+
+    events: tuple[bytes, ...]
+    cursor: int
+    size: int  # bytes of the events
+
+
+@attrs.frozen(slots=True)
+class Gap:
+    """The reader's cursor is older than the log (or newer than the run: it is of before a restart)."""
+
+    first: int  # first seq that is missed
+    last: int  # last seq that is missed
+
+
+class ReplayLog:
+    """See the module. Not thread-safe; times are milliseconds since the epoch."""
+
+    def __init__(self, *, max_entries: int, max_bytes: int, last_seq: int = 0) -> None:
+        assert max_entries >= 1 and max_bytes >= 1
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._segments: deque[_Fact | _Deltas] = deque()
+        self._entries = 0
+        self.last_seq = last_seq
+        self.size = 0  # bytes held
+
+    def __len__(self) -> int:
+        return self._entries
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest seq held; last_seq + 1 when nothing is."""
+        return self._segments[0].first if self._segments else self.last_seq + 1
+
+    def append(self, at: int, body: bytes) -> int:
+        """Take an event that is not a delta; `body` is of engine.runs.events.encode. Returns its seq."""
+        self.last_seq += 1
+        fact = _Fact(self.last_seq, at, body)
+        self._segments.append(fact)
+        self._grow(1, fact.size)
+        return self.last_seq
+
+    def append_delta(self, at: int, part_id: bytes, text: bytes) -> int:
+        """Take a delta; `text` is JSON-escaped without quotes (engine.codec.escaped). Returns its seq."""
+        self.last_seq += 1
+        tail = self._segments[-1] if self._segments else None
+        if (
+            not isinstance(tail, _Deltas)
+            or tail.part_id != part_id
+            or len(tail.ends) >= SEGMENT_EVENTS
+            or len(tail.text) + len(text) > SEGMENT_BYTES
+        ):
+            tail = _Deltas(self.last_seq, part_id)
+            self._segments.append(tail)
+            self._grow(0, tail.size)
+        before = tail.size
+        tail.text += text
+        tail.ends.append(len(tail.text))
+        tail.at = at
+        self._grow(1, tail.size - before)
+        return self.last_seq
+
+    def read(self, after: int, max_bytes: int) -> Slice | Gap:
+        """The events after the cursor `after`, at most `max_bytes` of them but one at least."""
+        if after > self.last_seq or after + 1 < self.first_seq:
+            return Gap(after + 1, self.last_seq)
+        events: list[bytes] = []
+        size, cursor = 0, after
+        for segment in self._from(after):
+            # A segment may need several merged deltas when the room is small.
+            while cursor < segment.last:
+                if isinstance(segment, _Fact):
+                    body, last = b'{"seq":%d,"at":%d,%b}' % (segment.first, segment.at, segment.body), segment.first
+                else:
+                    body, last = segment.render(cursor, max(1, max_bytes - size - 2 * ENVELOPE_BYTES))
+                if events and size + len(body) > max_bytes:
+                    return Slice(tuple(events), cursor, size)
+                events.append(body)
+                size += len(body)
+                cursor = last
+        return Slice(tuple(events), cursor, size)
+
+    def trim(self, max_bytes: int) -> int:
+        """Drop the oldest until at most `max_bytes` are held (the newest entry stays). Returns bytes freed."""
+        before = self.size
+        while self.size > max_bytes and len(self._segments) > 1:
+            self._drop()
+        return before - self.size
+
+    def clear(self) -> None:
+        """Drop everything; the numbering goes on."""
+        self._segments.clear()
+        self._entries = self.size = 0
+
+    def _from(self, after: int) -> list[_Fact | _Deltas]:
+        """The segments that hold something after the cursor, oldest first: found from the tail, where readers are."""
+        found: list[_Fact | _Deltas] = []
+        for segment in reversed(self._segments):
+            if segment.last <= after:
+                break
+            found.append(segment)
+        found.reverse()
+        return found
+
+    def _grow(self, entries: int, size: int) -> None:
+        self._entries += entries
+        self.size += size
+        while (self._entries > self._max_entries or self.size > self._max_bytes) and len(self._segments) > 1:
+            self._drop()
+
+    def _drop(self) -> None:
+        segment = self._segments.popleft()
+        self._entries -= segment.last - segment.first + 1
+        self.size -= segment.size
