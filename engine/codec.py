@@ -14,7 +14,7 @@ refused for an attribute that is not optional.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -37,6 +37,18 @@ class DecodeError(Exception):
     def __init__(self, fields: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{path or 'value'}: {message}" for path, message in fields))
         self.fields = fields
+
+
+@attrs.frozen(slots=True)
+class Check:
+    """A bound on a field, written at its type: `Annotated[str, Check("1 to 9 characters", holds)]`.
+
+    `says` completes "expected …"; it is what senders and the documents read. Part of decoding, so that a broken
+    bound is reported together with all other mistakes.
+    """
+
+    says: str
+    holds: Callable[[Any], bool]
 
 
 class _Mismatch(ValueError):
@@ -134,6 +146,20 @@ def _make(*, strict: bool) -> cattrs.Converter:
 
         return structure
 
+    def checked_factory(kind: Any) -> Callable[[Any, Any], Any]:
+        base, *notes = get_args(kind)
+        checks = [note for note in notes if isinstance(note, Check)]
+        inner = converter.get_structure_hook(base)
+
+        def structure(value: Any, _: Any) -> Any:
+            record = inner(value, base)
+            for check in checks:
+                if not check.holds(record):
+                    raise _Mismatch(f"expected {check.says}")
+            return record
+
+        return structure
+
     def origin(kind: Any) -> Any:
         return get_origin(kind)
 
@@ -143,6 +169,7 @@ def _make(*, strict: bool) -> cattrs.Converter:
     converter.register_structure_hook_factory(is_array, array_factory)
     converter.register_structure_hook_factory(lambda kind: origin(kind) is dict, mapping_factory)
     converter.register_structure_hook_func(lambda kind: origin(kind) is Literal, _literal)
+    converter.register_structure_hook_factory(lambda kind: origin(kind) is Annotated, checked_factory)
     converter.register_structure_hook_factory(attrs.has, structure_factory)
     converter.register_unstructure_hook_factory(attrs.has, unstructure_factory)
     return converter
@@ -171,7 +198,8 @@ def _collect(exc: BaseException, path: str, into: list[tuple[str, str]]) -> None
     elif isinstance(exc, IterableValidationError):
         items, bare = exc.group_exceptions()
         for inner, item in items:
-            _collect(inner, f"{path}[{item.index!r}]", into)
+            place = f".{item.index}" if isinstance(item.index, str) else f"[{item.index}]"
+            _collect(inner, f"{path}{place}", into)
     elif isinstance(exc, ForbiddenExtraKeysError):
         for key in sorted(exc.extra_fields, key=str):
             into.append((f"{path}.{key}" if path else str(key), "is not a known field"))

@@ -19,13 +19,14 @@ import attrs
 import orjson
 
 from engine import codec
+from engine.commands import OutputPiece
 from engine.limits import DEFAULT, KIB
 from engine.runs.record import Run
 from engine.transcript.records import KIND_OF, Failure, Message, MessageInfo, Part, UserMessage
 from engine.transcript.session import Session
-from engine.wire import handles
+from engine.wire import bounds, handles
 
-HandleOf = Callable[[str, str], str]  # (part id, field) -> handle
+HandleOf = Callable[[str, str], str]  # (id of a part or session, field) -> handle
 Object = dict[str, Any]  # for orjson: JSON values, and orjson.Fragment for what is encoded already
 
 # The JSON-RPC envelope and a result's other keys around the largest object of a frame.
@@ -161,9 +162,23 @@ def cut_json(data: bytes, bound: int, size: int | None = None) -> tuple[object, 
     return {}, size or len(data)
 
 
-def encode_session(session: Session) -> bytes:
-    """`session {…}`; its own bounds (engine.wire.methods) keep it far below a frame."""
-    return codec.dump(session)
+def encode_session(session: Session, *, room: int = OBJECT_BYTES, size: int | None = None) -> bytes:
+    """`session {…}` as JSON of at most `room` bytes (in lists less than a frame). `size` is the whole length of the
+    instructions in bytes if `session` holds their head only."""
+
+    def build(bound: int) -> Object:
+        value: Object = codec.plain(session)
+        value["title"] = clean(session.title)
+        if session.instructions is not None:
+            head, more = cut_string(session.instructions, bound)
+            value["instructions"] = head
+            more = size if more is None and size is not None and size > len(_utf8(head)) else more
+            if more is not None:
+                handle = handles.handle_of(session.id, "instructions")
+                value["instructions_more"] = {"bytes": size or more, "handle": handle}
+        return value
+
+    return _within(room, build)
 
 
 def encode_run(run: Run) -> bytes:
@@ -176,13 +191,24 @@ def encode_run(run: Run) -> bytes:
     return orjson.dumps(value)
 
 
+def encode_output(piece: OutputPiece, offset: int, *, room: int = OBJECT_BYTES) -> bytes:
+    """The result of `output.read` from `offset`: cut earlier if its text grows beyond the frame when escaped."""
+
+    def build(bound: int) -> Object:
+        head, more = cut_string(piece.text, bound)
+        following = piece.next_offset if more is None else offset + len(head.encode())
+        value: Object = {"text": head, "total": piece.total}
+        return value if following is None else value | {"next_offset": following}
+
+    return _within(room, build, bounds.OUTPUT_READ_MAX)
+
+
 def error_object(failure: Failure) -> Object:
     """`error {code, message}`."""
     return {"code": failure.code, "message": clean(failure.message)}
 
 
-def _within(room: int, build: Callable[[int], Object]) -> bytes:
-    bound = DEFAULT.string_bytes
+def _within(room: int, build: Callable[[int], Object], bound: int = DEFAULT.string_bytes) -> bytes:
     while True:
         data = orjson.dumps(build(bound))
         if len(data) <= room or bound <= STRING_BYTES_MIN:
