@@ -211,14 +211,15 @@ def _collect(exc: BaseException, path: str, into: list[tuple[str, str]]) -> None
         _collect(inner, path, into)
 
 
-def decode(value: Json, kind: type[T]) -> T:
-    """A record of `kind` from a JSON value that came from outside. Raises DecodeError with every mistake."""
+def decode(value: Json, kind: type[T], most: int = FIELDS_MAX) -> T:
+    """A record of `kind` from a JSON value that came from outside. Raises DecodeError with every mistake, `most` at
+    the most."""
     try:
         return _STRICT.structure(value, kind)
     except Exception as exc:  # noqa: BLE001 - cattrs raises whatever a hook met; all of it is the input's fault
         fields: list[tuple[str, str]] = []
         _collect(exc, "", fields)
-        raise DecodeError(fields[:FIELDS_MAX]) from None
+        raise DecodeError(fields[:most]) from None
 
 
 def load(data: bytes, kind: type[T]) -> T:

@@ -1,0 +1,381 @@
+"""Configuration: the text of greenroom.toml to one frozen Config, or every mistake of it at once.
+
+The text is hostile like any input: whatever it holds, `parse` returns a Config or raises ConfigError. Messages
+name the place and what was expected there, never the value. Secrets have no place in the file: a key is named by
+its environment variable or its own file. Nothing is read from disk here; the caller reads the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+import attrs
+
+from engine import codec
+from engine.codec import Check, DecodeError
+from engine.config_values import (
+    Listen,
+    Rule,
+    is_host,
+    is_http_url,
+    is_origin,
+    parse_limits,
+    parse_listen,
+    parse_quantity,
+    parse_rule,
+)
+from engine.limits import MIB, Limits
+
+DEMO: Final = "demo"  # the model that is always there
+# The built-in toolsets of this version with their tools.
+BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"files": ("read_file", "search_files")})
+
+# A file for people; beyond this it is something else.
+FILE_BYTES: Final = MIB
+ENTRIES_MAX: Final = 256  # models, toolsets, rules, hosts: each
+# Mistakes that are reported; a page of them is enough even for a file that is no configuration at all.
+MISTAKES_MAX: Final = 100
+PATH_MAX: Final = 200  # characters of a mistake's path that are shown
+CONTEXT_WINDOW: Final = 131_072  # tokens; what current open models have
+_SECRET_NAMES: Final = frozenset({"api_key", "apikey", "key", "token", "secret", "password", "api_token"})
+_UNKNOWN: Final = "is not a known field"
+
+Mistakes = list[tuple[str, str]]
+
+
+class ConfigError(Exception):
+    """Every mistake of a configuration as (path, message); the path is empty for the file as a whole."""
+
+    def __init__(self, fields: Mistakes) -> None:
+        # A path holds keys of the file, which may be anything; it ends up on a terminal.
+        self.fields = [(_printable(path), message) for path, message in fields]
+        super().__init__("\n".join(f"{path}: {message}" if path else message for path, message in self.fields))
+
+
+def _printable(path: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in path[:PATH_MAX])
+
+
+def _matching(pattern: str, says: str) -> Check:
+    compiled = re.compile(pattern, re.ASCII)
+    return Check(says, lambda text: compiled.fullmatch(text) is not None)
+
+
+def _text(most: int) -> Check:
+    return Check(f"1 to {most} characters", lambda text: 1 <= len(text) <= most and "\0" not in text)
+
+
+def _parses(parse: Any, says: str) -> Check:
+    def holds(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return Check(says, holds)
+
+
+_FEW: Final = Check(f"at most {ENTRIES_MAX} entries", lambda entries: len(entries) <= ENTRIES_MAX)
+
+Text = Annotated[str, _text(4096)]
+ModelName = Annotated[
+    str, _matching(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}", "a name of 1 to 100 letters, digits and ._:/-")
+]
+ToolsetName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", "a name of 1 to 32 letters, digits, _ and -")]
+ToolName = Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,128}", "a tool's name")]
+Variable = Annotated[
+    str, _matching(r"[A-Za-z_][A-Za-z0-9_]{0,199}", "the name of an environment variable, not its value")
+]
+HeaderName = Annotated[str, _matching(r"[A-Za-z0-9-]{1,100}", "the name of a header")]
+Url = Annotated[str, Check("an http or https URL without user, query and fragment", is_http_url)]
+Host = Annotated[str, Check("a host without port", is_host)]
+Origin = Annotated[str, Check("an origin such as https://host, in lower case", is_origin)]
+Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or unix:/absolute/path")]
+RuleText = Annotated[str, _parses(parse_rule, "a rule such as files.*, shell or shell(command=rm *)")]
+Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
+
+
+# ------------------------------------------------------------------ the records
+@attrs.frozen(slots=True, kw_only=True)
+class ModelConfig:
+    """A model by the name that users give it. `model` is the name that the endpoint knows."""
+
+    provider: Literal["openai", "anthropic", "demo"]
+    base_url: Url | None = None
+    model: Text | None = None
+    api_key_env: Variable | None = None
+    api_key_file: Text | None = None
+    context_window: Tokens = CONTEXT_WINDOW
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ToolsetConfig:
+    """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`."""
+
+    kind: Literal["builtin", "mcp"]
+    tools: Annotated[tuple[ToolName, ...], _FEW] | None = None
+    command: Text | None = None
+    args: Annotated[tuple[str, ...], _FEW] = ()
+    url: Url | None = None
+    headers_env: Annotated[dict[HeaderName, Variable], _FEW] | None = None
+    env: Annotated[dict[Variable, str], _FEW] | None = None
+    restart: Literal["on_failure", "always", "never"] = "on_failure"
+    call_timeout: float | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Permissions:
+    """Rules by tool, deny first. `headless` decides what would be asked when nobody can answer."""
+
+    allow: Annotated[tuple[RuleText, ...], _FEW] = ()
+    ask: Annotated[tuple[RuleText, ...], _FEW] = ()
+    deny: Annotated[tuple[RuleText, ...], _FEW] = ()
+    headless: Literal["deny", "allow"] = "deny"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Tls:
+    """Files in PEM form: the certificate with its chain, and its key."""
+
+    cert_file: Text
+    key_file: Text
+
+
+Durability = Literal["full", "normal"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Config:
+    """All settings. `models` always has `demo`; each built-in toolset lists the tools that it gives."""
+
+    listen: Listen = attrs.field(factory=Listen)
+    default_model: str = DEMO
+    models: Mapping[str, ModelConfig] = MappingProxyType({DEMO: ModelConfig(provider="demo")})
+    toolsets: Mapping[str, ToolsetConfig] = MappingProxyType(
+        {name: ToolsetConfig(kind="builtin", tools=tools) for name, tools in BUILTIN_TOOLSETS.items()}
+    )
+    permissions: Permissions = Permissions()
+    limits: Limits = attrs.field(factory=Limits)
+    tls: Tls | None = None
+    insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    durability: Durability = "full"
+    log_level: LogLevel = "info"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class _File:
+    """greenroom.toml as it is written; `limits` are read by engine.config_values."""
+
+    listen: Address = str(Listen())
+    default_model: ModelName | None = None
+    models: Annotated[dict[ModelName, ModelConfig], _FEW] | None = None
+    toolsets: Annotated[dict[ToolsetName, ToolsetConfig], _FEW] | None = None
+    permissions: Permissions = Permissions()
+    limits: dict[str, Any] | None = None
+    tls: Tls | None = None
+    insecure: bool = False
+    allowed_hosts: Annotated[tuple[Host, ...], _FEW] = ()
+    allowed_origins: Annotated[tuple[Origin, ...], _FEW] = ()
+    durability: Durability = "full"
+    log_level: LogLevel = "info"
+
+
+# ------------------------------------------------------------------ reading
+def parse(text: str, **overrides: object) -> Config:
+    """The configuration of greenroom.toml's `text` (empty: the defaults). Raises ConfigError with every mistake.
+
+    `overrides` replace top-level settings of the file, as options of the command line do (`listen`, `insecure`);
+    they are checked like the file's.
+    """
+    raw = _read(text) | overrides
+    mistakes: Mistakes = []
+    table = raw.get("limits")
+    limits, wrong = parse_limits(table if isinstance(table, dict) else {})
+    mistakes += [(f"limits.{name}", message) for name, message in wrong]
+    mistakes += _unknown_limits(raw)
+    mistakes += _call_timeouts(raw)
+    file: _File | None = None
+    try:
+        file = codec.decode(raw, _File, most=MISTAKES_MAX)
+    except DecodeError as exc:
+        mistakes += [(path, _advice(path, message)) for path, message in exc.fields]
+    mistakes += _models(raw) + _toolsets(raw) + _places(raw)
+    mistakes += _permissions(raw)
+    if mistakes or file is None:
+        raise ConfigError(list(dict.fromkeys(mistakes))[:MISTAKES_MAX])
+    return _build(file, limits)
+
+
+def _read(text: str) -> dict[str, Any]:
+    if len(text) > FILE_BYTES:
+        raise ConfigError([("", f"the file is larger than {FILE_BYTES} bytes")])
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([("", "is not TOML that can be read: nested too deeply")]) from None
+    except ValueError as exc:  # TOMLDecodeError names line and column; a number of 5,000 digits is a bare ValueError
+        raise ConfigError([("", f"is not TOML: {exc}")]) from None
+
+
+def _build(file: _File, limits: Limits) -> Config:
+    models = dict(file.models or {})
+    # Who writes models down means the first of them, not the demo.
+    default = file.default_model or next(iter(models), DEMO)
+    models.setdefault(DEMO, ModelConfig(provider="demo"))
+    toolsets = Config().toolsets if file.toolsets is None else file.toolsets
+    denied = [parse_rule(rule) for rule in file.permissions.deny]
+    return Config(
+        listen=parse_listen(file.listen),
+        default_model=default,
+        models=MappingProxyType(models),
+        toolsets=MappingProxyType({name: _allowed(name, toolset, denied) for name, toolset in toolsets.items()}),
+        permissions=file.permissions,
+        limits=limits,
+        tls=file.tls,
+        insecure=file.insecure,
+        allowed_hosts=tuple(host.lower() for host in file.allowed_hosts),
+        allowed_origins=file.allowed_origins,
+        durability=file.durability,
+        log_level=file.log_level,
+    )
+
+
+def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
+    """The built-in toolset without what a rule denies: what is not there cannot be called."""
+    tools = BUILTIN_TOOLSETS[name] if toolset.tools is None else toolset.tools
+    left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in denied))
+    return attrs.evolve(toolset, tools=left)
+
+
+# ------------------------------------------------------------------ mistakes
+# The checks below look at the raw tables, so that they report together with what the codec found. Whatever has
+# the wrong type is skipped: the codec says so.
+def _tables(raw: Mapping[str, Any], section: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    tables = raw.get(section)
+    if isinstance(tables, dict):
+        yield from ((name, table) for name, table in tables.items() if isinstance(table, dict))
+
+
+def _models(raw: Mapping[str, Any]) -> Mistakes:
+    mistakes: Mistakes = []
+    for name, table in _tables(raw, "models"):
+        place = f"models.{name}"
+        provider = table.get("provider")
+        if name == DEMO and provider != "demo":
+            mistakes.append((place, "demo is the built-in model: give this one another name"))
+        if provider == "openai":
+            mistakes += [(f"{place}.{field}", "is missing") for field in ("base_url", "model") if field not in table]
+            if "api_key_env" in table and "api_key_file" in table:
+                mistakes.append((f"{place}.api_key_file", "give api_key_env or api_key_file, not both"))
+        elif provider == "anthropic":
+            mistakes.append((f"{place}.provider", "anthropic is not in this version: use openai or demo"))
+        elif provider == "demo":
+            unused = ("base_url", "model", "api_key_env", "api_key_file")
+            mistakes += [(f"{place}.{field}", "the demo model has none") for field in unused if field in table]
+    default = raw.get("default_model")
+    known = [*(name for name, _ in _tables(raw, "models")), DEMO]
+    if isinstance(default, str) and default not in known:
+        mistakes.append(("default_model", f"no such model{_meant(default, known)}"))
+    return mistakes
+
+
+def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
+    mistakes: Mistakes = []
+    for name, table in _tables(raw, "toolsets"):
+        place = f"toolsets.{name}"
+        if table.get("kind") == "mcp":
+            mistakes.append((f"{place}.kind", "mcp toolsets are not in this version"))
+        elif table.get("kind") == "builtin" and name not in BUILTIN_TOOLSETS:
+            mistakes.append((place, f"no such built-in toolset: this version has {', '.join(BUILTIN_TOOLSETS)}"))
+        elif table.get("kind") == "builtin":
+            unused = sorted(table.keys() & {"command", "args", "url", "headers_env", "env", "restart"})
+            mistakes += [(f"{place}.{field}", "a built-in toolset has none") for field in unused]
+            tools = table.get("tools")
+            for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+                if isinstance(tool, str) and tool not in BUILTIN_TOOLSETS[name]:
+                    meant = _meant(tool, BUILTIN_TOOLSETS[name])
+                    mistakes.append((f"{place}.tools[{index}]", f"no such tool in {name}{meant}"))
+    return mistakes
+
+
+def _permissions(raw: Mapping[str, Any]) -> Mistakes:
+    """Rules that this version could not keep: it cannot ask, and it denies tools, not arguments."""
+    table = raw.get("permissions")
+    mistakes: Mistakes = []
+    for verb in ("ask", "deny"):
+        rules = table.get(verb) if isinstance(table, dict) else None
+        for index, text in enumerate(rules if isinstance(rules, list) else ()):
+            try:
+                rule = parse_rule(text) if isinstance(text, str) else None
+            except ValueError:
+                continue
+            here = rule and any(rule.names(name, tool) for name, tools in BUILTIN_TOOLSETS.items() for tool in tools)
+            if rule is None or not here:
+                continue
+            if verb == "ask":
+                mistakes.append((f"permissions.ask[{index}]", "this version cannot ask: allow or deny this tool"))
+            elif rule.argument is not None:
+                mistakes.append((f"permissions.deny[{index}]", "this version denies tools as a whole only"))
+    return mistakes
+
+
+def _places(raw: Mapping[str, Any]) -> Mistakes:
+    listen = raw.get("listen")
+    try:
+        address = parse_listen(listen) if isinstance(listen, str) else Listen()
+    except ValueError:
+        return []
+    mistakes: Mistakes = []
+    if not address.loopback and "tls" not in raw and raw.get("insecure") is not True:
+        mistakes.append(
+            ("listen", "other machines can reach this address: give tls.cert_file and tls.key_file, or insecure = true")
+        )
+    if address.unix_path is not None and "tls" in raw:
+        mistakes.append(("tls", "a Unix-domain socket has no TLS"))
+    return mistakes
+
+
+def _call_timeouts(raw: dict[str, Any]) -> Mistakes:
+    """Times of toolsets as seconds, in place; those that are none are taken out and reported."""
+    mistakes: Mistakes = []
+    for name, table in _tables(raw, "toolsets"):
+        if "call_timeout" in table:
+            try:
+                table["call_timeout"] = parse_quantity(table["call_timeout"], "seconds")
+            except ValueError as exc:
+                del table["call_timeout"]
+                mistakes.append((f"toolsets.{name}.call_timeout", str(exc)))
+    return mistakes
+
+
+def _unknown_limits(raw: Mapping[str, Any]) -> Mistakes:
+    table = raw.get("limits")
+    known = attrs.fields_dict(Limits)
+    names = table if isinstance(table, dict) else {}
+    return [(f"limits.{name}", f"{_UNKNOWN}{_meant(name, known)}") for name in names if name not in known]
+
+
+def _advice(path: str, message: str) -> str:
+    """What the codec said, with what the writer may have meant."""
+    if message != _UNKNOWN:
+        return message
+    section, _, rest = path.rpartition(".")
+    if rest.lower() in _SECRET_NAMES:
+        return "no key belongs in this file: name its environment variable in api_key_env or its file in api_key_file"
+    records = {"": _File, "models": ModelConfig, "toolsets": ToolsetConfig, "permissions": Permissions, "tls": Tls}
+    record = records.get(section.partition(".")[0])
+    return message + (_meant(rest, attrs.fields_dict(record)) if record else "")
+
+
+def _meant(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name[:100], [*known], n=1)
+    return f": did you mean {close[0]}?" if close else ""
