@@ -1,0 +1,270 @@
+"""One turn of a run: a model's answer and its tool calls, as a state machine without I/O.
+
+The run (actors/run.py) feeds it the model's events and the tools' results; each call returns a Step: changes for
+the store and facts for the watchers, in order. If a step is `durable`, its changes have to be committed before
+its facts are shown, because they acknowledge something.
+
+- At most one text or reasoning part is open; it is closed by the next kind of event or the end of the answer.
+- A call's part is made when the model names it and gets its input when the answer has ended.
+- `interrupt` closes whatever is open, from any state: partial text is kept, every call has exactly one result.
+- Bounds: `answer_bytes` of text and reasoning, `tool_input_bytes` a call, `tool_calls_per_turn`. Beyond one the
+  turn is `full`: the caller stops the model, and the turn finishes with `length`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from engine import codec, ids
+from engine.limits import Limits
+from engine.providers.base import (
+    AnswerFinished,
+    ModelEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallStarted,
+    ToolInputDelta,
+    UsageReported,
+)
+from engine.runs.events import Event, PartDelta, PartFinished, PartStarted, TurnFinished, TurnStarted
+from engine.storage.changes import AddMessage, AddPart, AppendText, Change, FinishMessage, FoldText, PutPart
+from engine.tools.spec import ToolResult
+from engine.transcript.records import (
+    NO_USAGE,
+    AssistantMessage,
+    Failure,
+    Finish,
+    PartKind,
+    ReasoningPart,
+    StepFinishPart,
+    StepStartPart,
+    TextPart,
+    ToolPart,
+    Usage,
+)
+from engine.transcript.tools import TERMINAL, advance, interrupt
+
+# Shown of an input that is not JSON: enough to see what the model did.
+_INPUT_SHOWN: Final = 200
+
+
+@attrs.frozen(slots=True)
+class ToolChanged:
+    """A tool call has a new state; on the wire a `tool.updated`, and at its end a `part.finished`."""
+
+    part: ToolPart
+
+
+Fact = Event | ToolChanged
+
+
+@attrs.define(slots=True)
+class Step:
+    changes: list[Change] = attrs.field(factory=list)
+    facts: list[Fact] = attrs.field(factory=list)
+    durable: bool = False
+
+
+@attrs.define(slots=True)
+class _Open:
+    part_id: str
+    kind: PartKind
+    bytes: int = 0
+
+
+@attrs.define(slots=True)
+class _Call:
+    part: ToolPart
+    fragments: list[str] = attrs.field(factory=list)
+    size: int = 0
+
+
+class Turn:
+    """See the module. `full_name` maps a provider's tool name to `toolset.tool` (an unknown one to itself)."""
+
+    def __init__(
+        self,
+        number: int,
+        info: AssistantMessage,
+        *,
+        limits: Limits,
+        full_name: Callable[[str], str] = str,
+    ) -> None:
+        self.number = number
+        self.info = info
+        self.usage: Usage = NO_USAGE
+        self.finish: Finish | None = None  # what the model said
+        self.full = False
+        self.closed = False
+        self._limits = limits
+        self._full_name = full_name
+        self._open: _Open | None = None
+        self._calls: dict[int, _Call] = {}
+        self._answer_bytes = 0
+
+    @property
+    def calls(self) -> tuple[ToolPart, ...]:
+        """The calls of this turn in the model's order."""
+        return tuple(call.part for call in self._calls.values())
+
+    @property
+    def started_answering(self) -> bool:
+        return self._open is not None or bool(self._calls) or self._answer_bytes > 0
+
+    def begin(self) -> Step:
+        start = StepStartPart(id=ids.part_id(), turn=self.number)
+        return Step(
+            [AddMessage(self.info), AddPart(self.info.id, start)],
+            [TurnStarted(turn=self.number, message_id=self.info.id)],
+        )
+
+    # ------------------------------------------------------------ the answer
+    def take(self, events: Iterable[ModelEvent]) -> Step:
+        """The next events of the model, in order. Nothing is taken once the turn is full."""
+        step = Step()
+        for event in events:
+            if self.full:
+                break
+            match event:
+                case TextDelta(text):
+                    self._text("text", text, step)
+                case ReasoningDelta(text):
+                    self._text("reasoning", text, step)
+                case ToolCallStarted(index, call_id, name):
+                    self._call_started(index, call_id, name, step)
+                case ToolInputDelta(index, text):
+                    self._call_input(index, text)
+                case UsageReported(usage):
+                    self.usage = usage
+                case AnswerFinished(finish):
+                    self.finish = finish
+        return step
+
+    def end_answer(self) -> Step:
+        """The model has ended: the open part is closed. Which calls are to be made is in `calls` now."""
+        step = Step()
+        self._close(step)
+        return step
+
+    def _text(self, kind: PartKind, text: str, step: Step) -> None:
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        if self._answer_bytes + size > self._limits.answer_bytes:
+            self.full = True
+            return
+        part = self._open
+        if part is None or part.kind != kind:
+            self._close(step)
+            part = self._open = _Open(ids.part_id(), kind)
+            empty = TextPart(id=part.part_id, text="") if kind == "text" else ReasoningPart(id=part.part_id, text="")
+            step.changes.append(AddPart(self.info.id, empty))
+            step.facts.append(PartStarted(part_id=part.part_id, message_id=self.info.id, kind=kind))
+        self._answer_bytes += size
+        part.bytes += size
+        step.changes.append(AppendText(part.part_id, text))
+        step.facts.append(PartDelta(part_id=part.part_id, text=text))
+
+    def _close(self, step: Step) -> None:
+        part, self._open = self._open, None
+        if part is not None:
+            step.changes.append(FoldText(part.part_id))
+            step.facts.append(PartFinished(part_id=part.part_id, kind=part.kind, bytes=part.bytes))
+            step.durable = True
+
+    def _call_started(self, index: int, call_id: str, name: str, step: Step) -> None:
+        if index in self._calls:
+            return  # a provider that repeats itself
+        if len(self._calls) >= self._limits.tool_calls_per_turn:
+            self.full = True
+            return
+        self._close(step)
+        # Ids of providers are not unique over a session (some count from 0), and some give none.
+        part = ToolPart(
+            id=ids.part_id(),
+            call_id=call_id if ids.is_well_formed(call_id) else ids.call_id(),
+            tool=self._full_name(name),
+            state="pending",
+        )
+        if any(call.part.call_id == part.call_id for call in self._calls.values()):
+            part = attrs.evolve(part, call_id=ids.call_id())
+        self._calls[index] = _Call(part)
+        step.changes.append(AddPart(self.info.id, part))
+        step.facts.append(PartStarted(part_id=part.id, message_id=self.info.id, kind="tool"))
+        step.facts.append(ToolChanged(part))
+
+    def _call_input(self, index: int, text: str) -> None:
+        call = self._calls.get(index)
+        if call is None:
+            return  # input of a call that the provider never named
+        call.size += len(text)
+        if call.size > self._limits.tool_input_bytes:
+            self.full = True
+            return
+        call.fragments.append(text)
+
+    # ------------------------------------------------------------ the calls
+    def start_call(self, part: ToolPart, now: int) -> tuple[ToolPart, Step]:
+        """Give the call its input and begin it. If the input is no JSON object the call ends at once in `error`:
+        look at the state of the part that is returned."""
+        call = self._call(part)
+        text = "".join(call.fragments).strip()
+        call.fragments.clear()
+        try:
+            value = codec.parse(text) if text else {}
+            problem = None if isinstance(value, dict) else "the input of a tool call has to be a JSON object"
+            data = codec.dump(value)
+        except codec.DecodeError as exc:
+            problem, data = f"the input of the call {exc}; it began: {text[:_INPUT_SHOWN]!r}", b"{}"
+        if problem is None:
+            call.part = advance(call.part, "running", input=data, started_at=now)
+            return call.part, Step([PutPart(call.part)], [ToolChanged(call.part)])
+        call.part = advance(call.part, "error", error=problem, started_at=now, finished_at=now)
+        return call.part, self._call_ended(call.part)
+
+    def end_call(self, part: ToolPart, result: ToolResult, now: int) -> Step:
+        """The call's one result."""
+        call = self._call(part)
+        if result.is_error:
+            call.part = advance(call.part, "error", error=result.text, title=result.title, finished_at=now)
+        else:
+            call.part = advance(call.part, "completed", output=result.text, title=result.title, finished_at=now)
+        return self._call_ended(call.part)
+
+    def _call_ended(self, part: ToolPart) -> Step:
+        return Step([PutPart(part)], [ToolChanged(part)], durable=True)
+
+    def _call(self, part: ToolPart) -> _Call:
+        return next(call for call in self._calls.values() if call.part.id == part.id)
+
+    # ------------------------------------------------------------ the end
+    def close(self, finish: Finish, now: int, error: Failure | None = None) -> Step:
+        """The turn's end, all its calls being terminal."""
+        assert not self.closed, "a turn ends once"
+        assert all(part.state in TERMINAL for part in self.calls), "a call without a result"
+        self.closed = True
+        step = Step(durable=True)
+        self._close(step)
+        self.info = attrs.evolve(self.info, finish=finish, finished_at=now, usage=self.usage, error=error)
+        last = StepFinishPart(id=ids.part_id(), turn=self.number, finish=finish, usage=self.usage)
+        step.changes += [AddPart(self.info.id, last), FinishMessage(self.info)]
+        step.facts.append(TurnFinished(turn=self.number, finish=finish, usage=self.usage))
+        return step
+
+    def interrupt(self, finish: Finish, why: str, now: int, error: Failure | None = None) -> Step:
+        """End the turn from any state, leaving a history that is valid for a provider. `why` completes the
+        sentence "The call did not finish: …"."""
+        step = Step()
+        self._close(step)
+        for call in self._calls.values():
+            if call.part.state not in TERMINAL:
+                call.part = interrupt(call.part, why, now)
+                ended = self._call_ended(call.part)
+                step.changes += ended.changes
+                step.facts += ended.facts
+        last = self.close(finish, now, error)
+        step.changes += last.changes
+        step.facts += last.facts
+        step.durable = True
+        return step

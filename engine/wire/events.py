@@ -1,0 +1,47 @@
+"""Bodies of the events that carry parts of a transcript: cut to the size of an event, as clients see them.
+
+A body is the inside of an event's JSON object without `seq` and `at`, as engine.runs.log takes it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from engine.limits import DEFAULT
+from engine.runs import events
+from engine.runs.events import Event, PartFinished, RunStarted
+from engine.transcript.records import Message, ToolPart
+from engine.wire import objects
+
+# The event's own keys around the object that it carries.
+_OVERHEAD: Final = 1024
+_ROOM: Final = DEFAULT.event_bytes - _OVERHEAD
+
+
+def run_started(session_id: str, model: str, message: Message) -> bytes:
+    """`run.started`, with the user's message as `session.messages` shows it."""
+    shown = objects.encode_message(message, room=_ROOM)
+    return events.encode(RunStarted(session_id=session_id, model=model, message=shown))
+
+
+def tool_updated(part: ToolPart) -> bytes:
+    """`tool.updated`: the part's fields, flat."""
+    value = orjson.loads(objects.encode_part(part, room=_ROOM))
+    part_id = value.pop("id")
+    for name in ("kind", "started_at", "finished_at"):
+        value.pop(name, None)
+    return b'"type":"tool.updated",' + orjson.dumps({"part_id": part_id, **value})[1:-1]
+
+
+def tool_finished(part: ToolPart) -> bytes:
+    """`part.finished` of a tool call; `bytes` is the length of what the model sees of it, in UTF-8."""
+    text = part.output if part.output is not None else part.error or ""
+    shown = orjson.Fragment(objects.encode_part(part, room=_ROOM))
+    return events.encode(PartFinished(part_id=part.id, kind="tool", bytes=len(text.encode()), part=shown))
+
+
+def encode(event: Event) -> bytes:
+    """Any other event."""
+    return events.encode(event)
