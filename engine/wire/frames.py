@@ -17,7 +17,7 @@ import orjson
 
 from engine import codec, ids
 from engine.codec import DecodeError, Json
-from engine.errors import EngineError, OwnError
+from engine.errors import OWN_CODES, EngineError
 from engine.limits import DEFAULT
 from engine.wire.methods import InvalidParams, UnknownMethod
 from engine.wire.objects import clean
@@ -125,7 +125,7 @@ def encode_reply(request_id: RequestId, result: Json) -> str:
 def encode_error(request_id: RequestId | None, exc: BaseException, ref: str = "") -> str:
     """The error reply for whatever a request raised.
 
-    Errors of ours carry their code and data; what is a defect (OwnError, any other exception) is shown as
+    Errors of ours carry their code and data; what is a defect (a code of ours, any other exception) is shown as
     `internal` with `ref` only: the caller logs the exception under the same reference. A DecodeError that is not
     InvalidParams is of a damaged store, not of the request: a defect too.
     """
@@ -134,7 +134,7 @@ def encode_error(request_id: RequestId | None, exc: BaseException, ref: str = ""
     if isinstance(exc, InvalidParams):
         fields = [{"path": clean(path, _PATH_BYTES), "message": clean(text)} for path, text in exc.fields]
         return _error(request_id, INVALID_PARAMS, "the parameters do not fit", {"fields": fields})
-    if isinstance(exc, EngineError) and not isinstance(exc, OwnError):
+    if isinstance(exc, EngineError) and exc.code not in OWN_CODES:
         try:
             return _error(request_id, REFUSED, clean(exc.message), {"code": exc.code, **exc.data})
         except orjson.JSONEncodeError:
