@@ -1,0 +1,142 @@
+"""What the watchers of a run or session share: the replay log, the current record, and who is to be woken.
+
+A watcher is a cursor and a latch. `attach` takes the latch's `ring`, a synchronous call that never waits; the
+writer of events calls it after each batch, so that a run never waits for a watcher and a watcher costs O(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import attrs
+import trio
+
+from engine.commands import RunSnapshot
+from engine.runs.lifecycle import ACTIVE
+from engine.runs.log import ReplayLog
+from engine.runs.record import Run
+from engine.transcript.session import Session
+
+Closed = Literal["finished", "evicted", "deleted", "draining"]
+Ring = Callable[[], None]
+
+
+class Bell:
+    """A latch for one waiter: rings that nobody waited for are remembered as one."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return after a ring, at once if there was one since the last wait. Cancelled: the ring stays."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class _Feed:
+    __slots__ = ("_rings", "closed")
+
+    def __init__(self) -> None:
+        self._rings: dict[Ring, None] = {}  # a dict keeps the order of attaching, so that nobody is always last
+        self.closed: Closed | None = None
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._rings)
+
+    def attach(self, ring: Ring) -> None:
+        self._rings[ring] = None
+
+    def detach(self, ring: Ring) -> None:
+        self._rings.pop(ring, None)
+
+    def ring(self) -> None:
+        for ring in tuple(self._rings) if len(self._rings) > 1 else self._rings:
+            ring()
+
+    def close(self, why: Closed) -> None:
+        """Nothing follows; watchers that have read all get `watch.closed` with this reason. Once."""
+        if self.closed is None:
+            self.closed = why
+            self.ring()
+
+
+class RunFeed(_Feed):
+    """A run for its watchers. `snapshot` tells the message being written as of the log's head, from the store;
+    `ended` means that the terminal event is in the log (or was, before eviction)."""
+
+    __slots__ = ("_snapshot", "ended", "log", "run")
+
+    def __init__(self, run: Run, log: ReplayLog, snapshot: Callable[[], Awaitable[RunSnapshot]]) -> None:
+        super().__init__()
+        self.run = run
+        self.log = log
+        self.ended = run.status not in ACTIVE
+        self._snapshot = snapshot
+
+    def __repr__(self) -> str:
+        return f"<RunFeed {self.run.id} {self.run.status} seq {self.log.first_seq}-{self.log.last_seq}>"
+
+    @property
+    def evicted(self) -> bool:
+        return self.closed in ("evicted", "deleted")
+
+    def record(self) -> Run:
+        """The run as it is now."""
+        return self.run if self.ended else attrs.evolve(self.run, last_seq=self.log.last_seq)
+
+    def end(self) -> None:
+        """The terminal event is in the log."""
+        self.ended = True
+        self.ring()
+
+    async def snapshot(self) -> RunSnapshot:
+        """The message being written as of some seq at or before the log's head when this returns."""
+        return await self._snapshot()
+
+
+class SessionFeed(_Feed):
+    """A session for its watchers: its runs in memory, oldest first, and its newest record (conflated)."""
+
+    __slots__ = ("_next", "_runs", "changes", "session")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.changes = 0  # counts changes of the record: a watcher compares it with the one it has sent
+        self._runs: dict[int, RunFeed] = {}
+        self._next = 1
+
+    @property
+    def last_index(self) -> int:
+        """The index of the newest run; runs are numbered from 1 in the order of their start."""
+        return self._next - 1
+
+    def runs_after(self, index: int) -> list[tuple[int, RunFeed]]:
+        """The runs in memory that started after the one with this index, with their own indexes."""
+        if index >= self.last_index:
+            return []
+        return [(key, feed) for key, feed in self._runs.items() if key > index]
+
+    def add(self, feed: RunFeed) -> None:
+        self._runs[self._next] = feed
+        self._next += 1
+        self.ring()
+
+    def remove(self, feed: RunFeed) -> None:
+        """The run has left memory."""
+        for key, known in self._runs.items():
+            if known is feed:
+                del self._runs[key]
+                return
+
+    def change(self, session: Session) -> None:
+        self.session = session
+        self.changes += 1
+        self.ring()
