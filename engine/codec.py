@@ -19,8 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import attrs
 import cattrs
 import orjson
-from cattrs.cols import homogenous_tuple_structure_factory as list_structure_factory
-from cattrs.cols import mapping_structure_factory
+from cattrs.cols import homogenous_tuple_structure_factory, list_structure_factory, mapping_structure_factory
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
@@ -127,7 +126,8 @@ def _make(*, strict: bool) -> cattrs.Converter:
         return make_dict_unstructure_fn(cls, converter, **_optional_keys(cls))
 
     def array_factory(kind: Any) -> Callable[[Any, Any], Any]:
-        inner = list_structure_factory(kind, converter)
+        factory = list_structure_factory if origin(kind) is list else homogenous_tuple_structure_factory
+        inner = factory(kind, converter)
 
         def structure(value: Any, kind: Any) -> Any:
             if type(value) is not list:
@@ -164,7 +164,7 @@ def _make(*, strict: bool) -> cattrs.Converter:
         return get_origin(kind)
 
     def is_array(kind: Any) -> bool:
-        return origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+        return origin(kind) is list or (origin(kind) is tuple and get_args(kind)[-1] is Ellipsis)
 
     converter.register_structure_hook_factory(is_array, array_factory)
     converter.register_structure_hook_factory(lambda kind: origin(kind) is dict, mapping_factory)

@@ -12,6 +12,11 @@ _NOT_ALLOWED: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _HASH_CHARACTERS: Final = 8
 
 
+def is_tool_name(name: str) -> bool:
+    """Whether a toolset or a tool in it may have this name: 1 to 64 letters, digits, `_` and `-`."""
+    return _ALLOWED.fullmatch(name) is not None
+
+
 def to_provider(name: str) -> str:
     """`files.read_file` -> `files__read_file`; what does not fit is replaced and shortened with a hash, so that
     two different tools never share a name (up to a 32-bit collision inside one request, which the caller checks)."""
