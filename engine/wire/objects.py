@@ -20,7 +20,7 @@ import orjson
 
 from engine import codec
 from engine.commands import OutputPiece
-from engine.limits import DEFAULT, KIB
+from engine.limits import DEFAULT, KIB, Limits
 from engine.runs.record import Run
 from engine.transcript.records import KIND_OF, Failure, Message, MessageInfo, Part, UserMessage
 from engine.transcript.session import Session
@@ -39,6 +39,13 @@ LABEL_BYTES: Final = KIB
 # Levels and values of a call's input that are shown when the input has to be cut.
 _CUT_DEPTH: Final = 8
 _CUT_VALUES: Final = 64
+
+# The limits that `initialize` tells: what a client can run into, or plan with.
+SHOWN_LIMITS: Final = (
+    "message_bytes", "frame_bytes", "event_bytes", "string_bytes", "requests_in_flight", "watches_per_connection",
+    "malformed_in_a_row", "slow_client_timeout", "ping_interval", "silence_timeout", "run_log_entries",
+    "run_log_bytes", "terminal_retention", "terminal_retained_max", "active_runs_max", "drain_timeout",
+)  # fmt: skip
 
 _NO_SIZES: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -163,8 +170,8 @@ def cut_json(data: bytes, bound: int, size: int | None = None) -> tuple[object, 
 
 
 def encode_session(session: Session, *, room: int = OBJECT_BYTES, size: int | None = None) -> bytes:
-    """`session {…}` as JSON of at most `room` bytes (in lists less than a frame). `size` is the whole length of the
-    instructions in bytes if `session` holds their head only."""
+    """`session {…}` as JSON of at most `room` bytes (in lists less than a frame, but 64 KiB at least).
+    `size` is the whole length of the instructions in bytes if `session` holds their head only."""
 
     def build(bound: int) -> Object:
         value: Object = codec.plain(session)
@@ -201,6 +208,11 @@ def encode_output(piece: OutputPiece, offset: int, *, room: int = OBJECT_BYTES) 
         return value if following is None else value | {"next_offset": following}
 
     return _within(room, build, bounds.OUTPUT_READ_MAX)
+
+
+def limits_object(limits: Limits) -> Object:
+    """`limits {…}` of `initialize`: bytes and counts as integers, times in seconds."""
+    return {name: getattr(limits, name) for name in SHOWN_LIMITS}
 
 
 def error_object(failure: Failure) -> Object:

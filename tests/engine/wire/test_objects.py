@@ -244,7 +244,7 @@ def test_a_session() -> None:
 
 def test_long_instructions_are_cut_and_a_list_may_cut_them_shorter() -> None:
     session = attrs.evolve(SESSION, instructions="\0" * 65_536)
-    for room in (objects.OBJECT_BYTES, 4_096):
+    for room in (objects.OBJECT_BYTES, 65_536):
         encoded = objects.encode_session(session, room=room)
         assert len(encoded) <= room
         assert json.loads(encoded)["instructions_more"] == {"bytes": 65_536, "handle": "out_ses_1_instructions"}
