@@ -42,6 +42,21 @@ def open_file(folder: str, path: str) -> int:
     return descriptor
 
 
+def read_whole(folder: str, path: str, size_max: int) -> bytes:
+    """The content of the regular file `path` of `folder`, at most `size_max` + 1 bytes of it: one too many tells
+    that there is more."""
+    descriptor = open_file(folder, path)
+    try:
+        data = b""
+        while len(data) <= size_max and (piece := os.read(descriptor, size_max + 1 - len(data))):
+            data += piece
+    except OSError as exc:
+        refuse(path, f"cannot be read: {exc.strerror}")
+    finally:
+        os.close(descriptor)
+    return data
+
+
 def open_path(folder: str, path: str) -> tuple[int, tuple[str, ...]]:
     """A descriptor of the regular file or directory `path`, and where it really is: components below `folder`.
 

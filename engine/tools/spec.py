@@ -6,7 +6,20 @@ allows only `[A-Za-z0-9_-]{1,64}` it is `toolset__tool` (engine.tools.names).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
+
+from engine.transcript.records import Failure
+
+# stopped     not started, or stopped; it can be started
+# starting    it is being opened
+# ready       it takes calls
+# degraded    it takes calls, but part of it does not work; `error` says what
+# restarting  it waits for its next attempt to start
+# failed      it could not be started, or ended too often; calls are refused
+# stopping    calls are refused, it is being closed
+ToolsetState = Literal["stopped", "starting", "ready", "degraded", "restarting", "failed", "stopping"]
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -38,3 +51,24 @@ class ToolResult:
     text: str
     title: str | None = None
     is_error: bool = False
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ToolLine:
+    """A tool in a list: without its schema."""
+
+    name: str  # inside its toolset
+    description: str
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ToolsetStatus:
+    """A toolset as the wire shows it. `leases` are the calls at work; `restarts` counts those since the start."""
+
+    name: str
+    kind: str
+    state: ToolsetState
+    tools: tuple[ToolLine, ...]
+    leases: int
+    restarts: int
+    error: Failure | None = None

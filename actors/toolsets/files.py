@@ -1,0 +1,46 @@
+"""The built-in toolset `files`: reading and searching the session's folder, in worker threads of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from actors.toolset import FILE_THREADS, Preview
+from engine import codec
+from engine.limits import DEFAULT, Limits
+from engine.tools.read import READ_FILE, ReadFile, read_file
+from engine.tools.search import SEARCH_FILES, SearchFiles, search_files
+from engine.tools.spec import ToolContext, ToolResult, ToolSpec
+
+_Work = Callable[..., ToolResult]  # (folder, input, checkpoint, limits)
+_TOOLS: Final[dict[str, tuple[ToolSpec, type[Any], _Work]]] = {
+    "read_file": (READ_FILE, ReadFile, read_file),
+    "search_files": (SEARCH_FILES, SearchFiles, search_files),
+}
+
+
+class FilesToolset:
+    """`tools` are the names of those that it gives; None: all."""
+
+    kind = "builtin"
+
+    def __init__(self, tools: Sequence[str] | None = None, *, limits: Limits = DEFAULT) -> None:
+        self._tools = {name: tool for name, tool in _TOOLS.items() if tools is None or name in tools}
+        self._limits = limits
+        self._threads = trio.CapacityLimiter(FILE_THREADS)
+
+    async def open(self) -> Sequence[ToolSpec]:
+        return [spec for spec, _, _ in self._tools.values()]
+
+    async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
+        _, kind, work = self._tools[tool]
+        asked = codec.decode(value, kind)
+        # Not abandoned when it is cancelled: the work looks at every block, and its descriptors are its own to close.
+        job = partial(work, context.cwd, asked, trio.from_thread.check_cancelled, self._limits)
+        return await trio.to_thread.run_sync(job, limiter=self._threads)
+
+    async def close(self) -> None:
+        """Nothing is kept between calls."""
