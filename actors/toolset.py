@@ -106,6 +106,7 @@ class ToolsetActor(Actor):
         self._call_timeout = call_timeout or limits.tool_call_timeout
         self._restarts = restarts
         self._state: ToolsetState = "stopped"
+        self._stopping = False
         self._tools: dict[str, ToolSpec] = {}
         self._error: Failure | None = None
         self._leases = 0
@@ -141,6 +142,7 @@ class ToolsetActor(Actor):
 
     async def on_stopping(self, reason: str) -> None:
         self._state = "stopping"
+        self._stopping = True
         for scope in self._calls:
             scope.cancel(reason=reason)
         if not self._leases:
@@ -168,7 +170,7 @@ class ToolsetActor(Actor):
             return attrs.evolve(result, text=text, title=title)
         finally:
             self._leases -= 1
-            if not self._leases and self._state == "stopping":
+            if not self._leases and self._stopping:
                 self._idle.set()
 
     async def _answer(self, call: _Call) -> ToolResult:
@@ -198,7 +200,7 @@ class ToolsetActor(Actor):
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a tool's exception is its result; sys.exit() too
             _log.warning("%s failed", name, exc_info=exc)
             return _failed(f"{name} failed: {_explain(exc)}")
-        if self._state == "stopping":
+        if self._stopping:
             return _failed(f"{name} did not finish: the toolset {self.cell.name} is stopped.")
         return _failed(f"{name} did not finish in {self._call_timeout:g} s and was stopped.")
 

@@ -1,4 +1,4 @@
-# The kinds of toolsets that there are, and how the configured ones become children of a supervisor.
+# The kinds of toolsets that there are, and how the configured ones are made.
 from __future__ import annotations
 
-from actors.toolsets.configured import make_toolbox as make_toolbox
+from actors.toolsets.configured import make_toolsets as make_toolsets
