@@ -7,7 +7,8 @@ framing joins bytes; nothing is encoded a second time.
 
 Rules:
 - `seq` rises by one with each event; a log may begin at any number (after a restart: above what was reserved).
-- Over a bound the oldest segment goes whole (SEGMENT_EVENTS events at most). The newest entry always stays.
+- Over a bound the oldest segment goes whole (SEGMENT_EVENTS events at most). The newest entry always stays, even if
+  it alone is over the bound.
 - A reader has a cursor, the last seq it has. `read` gives what follows, or a Gap if that is not held any more.
 """
 
@@ -20,7 +21,8 @@ from typing import Final
 import attrs
 
 # A segment is the unit of trimming: small enough that a cut loses little, large enough that its overhead
-# (about 300 bytes) is spread over many tokens.
+# (about 300 bytes) is spread over many tokens. In a log with smaller bounds it is at most half of them, so that
+# dropping the oldest one always suffices.
 SEGMENT_EVENTS: Final = 64
 SEGMENT_BYTES: Final = 16 * 1024
 # Bytes of JSON around an event's own: `{"seq":12345678,"from":12345678,"at":1234567890123,}`.
@@ -106,6 +108,8 @@ class ReplayLog:
         assert max_entries >= 1 and max_bytes >= 1
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._segment_events = max(1, min(SEGMENT_EVENTS, max_entries // 2))
+        self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 2)
         self._segments: deque[_Fact | _Deltas] = deque()
         self._entries = 0
         self.last_seq = last_seq
@@ -134,8 +138,8 @@ class ReplayLog:
         if (
             not isinstance(tail, _Deltas)
             or tail.part_id != part_id
-            or len(tail.ends) >= SEGMENT_EVENTS
-            or len(tail.text) + len(text) > SEGMENT_BYTES
+            or len(tail.ends) >= self._segment_events
+            or tail.size + len(text) + tail.ends.itemsize > self._segment_bytes
         ):
             tail = _Deltas(self.last_seq, part_id)
             self._segments.append(tail)
@@ -168,7 +172,7 @@ class ReplayLog:
         return Slice(tuple(events), cursor, size)
 
     def trim(self, max_bytes: int) -> int:
-        """Drop the oldest until at most `max_bytes` are held (the newest entry stays). Returns bytes freed."""
+        """Drop the oldest until at most `max_bytes` are held (the newest segment stays). Returns bytes freed."""
         before = self.size
         while self.size > max_bytes and len(self._segments) > 1:
             self._drop()

@@ -29,10 +29,11 @@ INVALID_PARAMS: Final = -32602
 REFUSED: Final = -32000  # every error of ours; `data.code` says which
 
 # Frame around the events of one push: `{"jsonrpc":…,"params":{"watch_id":…,"run_id":…,"events":[…]}}` with ids of
-# the greatest length. Commas between events come on top, one byte each.
+# the greatest length.
 EVENTS_OVERHEAD: Final = 96 + 2 * ids.ID_MAX
-# What of a frame is left for events; a caller counts each event's bytes and a comma.
-EVENTS_ROOM: Final = DEFAULT.frame_bytes - EVENTS_OVERHEAD
+# The bytes of events that fit a frame, commas between them included: no event is shorter than 40 bytes
+# (`{"seq":1,"at":1,"type":"run.finished",…}`), so at most one byte in 41 is a comma. ReplayLog.read takes this.
+EVENTS_ROOM: Final = (DEFAULT.frame_bytes - EVENTS_OVERHEAD) * 40 // 41
 
 RequestId = str | int
 GapReason = Literal["log_overflow", "restart", "evicted"]

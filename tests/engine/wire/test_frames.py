@@ -10,6 +10,7 @@ import pytest
 from engine.codec import DecodeError
 from engine.errors import CALLER_CODES, CallerError, EngineError, OwnError, PeerError
 from engine.limits import Limits
+from engine.runs.log import ReplayLog, Slice
 from engine.wire import frames
 from engine.wire.frames import Malformed, Notification, Request, decode
 from engine.wire.methods import InvalidParams, UnknownMethod
@@ -187,7 +188,15 @@ def test_events_are_joined_as_they_are() -> None:
 def test_the_room_for_events_counts_the_whole_frame() -> None:
     longest = "x" * 128
     assert len(frames.push_events(longest, longest, ())) <= frames.EVENTS_OVERHEAD
-    assert Limits().frame_bytes == frames.EVENTS_ROOM + frames.EVENTS_OVERHEAD
+    smallest = b'{"seq":1,"at":1,"type":"part.delta",12345'[:40]
+    many = [smallest] * (frames.EVENTS_ROOM // len(smallest))
+    assert len(frames.push_events(longest, longest, many)) <= Limits().frame_bytes
+    log = ReplayLog(max_entries=100_000, max_bytes=1 << 30)
+    for _ in range(20_000):
+        log.append(1, b'"type":"compaction.started"')  # the shortest event that there is
+    found = log.read(0, frames.EVENTS_ROOM)
+    assert isinstance(found, Slice)
+    assert 0.9 * Limits().frame_bytes < len(frames.push_events(longest, longest, found.events)) <= Limits().frame_bytes
 
 
 def test_the_other_pushes() -> None:
