@@ -1,0 +1,110 @@
+"""The body of a chat-completions request, in pieces.
+
+Each message of the window is one piece that depends on nothing but the message, so that pieces can be kept and a
+step need not encode the history again. What the format has no place for (reasoning, snapshots, patches, retries)
+is left out; files other than inline images become a line of text that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from engine.providers.base import ModelRequest
+from engine.tools.names import to_provider
+from engine.tools.spec import ToolSpec
+from engine.transcript.records import CompactionPart, FilePart, Message, TextPart, ToolPart
+
+# Between text parts that a service is given as one string: servers that take no list of parts are common.
+_BETWEEN: Final = "\n\n"
+# A call without a result is not valid for a provider; the history is repaired when a run ends, this is the net.
+_NO_RESULT: Final = "Error: the call did not finish."
+
+
+def encode_request(request: ModelRequest) -> Iterator[bytes]:
+    """Pieces of the body; joined they are one JSON document."""
+    yield b'{"model":%s,"stream":true,"stream_options":{"include_usage":true},"messages":[' % orjson.dumps(
+        request.model
+    )
+    comma = b""
+    if request.instructions:
+        yield orjson.dumps({"role": "system", "content": request.instructions})
+        comma = b","
+    for message in request.messages:
+        piece = encode_message(message)
+        if piece:
+            yield comma + piece
+            comma = b","
+    yield b"]"
+    if request.tools:
+        yield b',"tools":' + orjson.dumps([_tool(spec) for spec in request.tools])
+    yield b"}"
+
+
+def encode_message(message: Message) -> bytes:
+    """A message and the results of its tool calls as JSON objects with commas between; empty if it has nothing that
+    a service can be told."""
+    objects = _user(message) if message.role == "user" else _assistant(message)
+    return b",".join(map(orjson.dumps, objects))
+
+
+def _user(message: Message) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, FilePart) and part.data_base64 is not None and part.mime.startswith("image/"):
+            url = f"data:{part.mime};base64,{part.data_base64}"
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        elif text := _text(part):
+            content.append({"type": "text", "text": text})
+    if not content:
+        return []
+    if all(piece["type"] == "text" for piece in content):
+        return [{"role": "user", "content": _BETWEEN.join(piece["text"] for piece in content)}]
+    return [{"role": "user", "content": content}]
+
+
+def _assistant(message: Message) -> list[dict[str, Any]]:
+    texts = [text for part in message.parts if (text := _text(part))]
+    calls = [part for part in message.parts if isinstance(part, ToolPart)]
+    if not texts and not calls:
+        return []
+    answer: dict[str, Any] = {"role": "assistant", "content": _BETWEEN.join(texts) or None}
+    if calls:
+        answer["tool_calls"] = [
+            {
+                "id": part.call_id,
+                "type": "function",
+                "function": {"name": to_provider(part.tool), "arguments": part.input.decode()},
+            }
+            for part in calls
+        ]
+    results = [{"role": "tool", "tool_call_id": part.call_id, "content": _result(part)} for part in calls]
+    return [answer, *results]
+
+
+def _text(part: object) -> str:
+    match part:
+        case TextPart(text=text):
+            return text
+        case CompactionPart(summary=summary):
+            return f"Summary of the conversation before this:\n{summary}"
+        case FilePart(name=name, mime=mime, size=size):
+            return f"[attached file {name or 'without a name'}: {mime}, {size:,} bytes, not shown]"
+    return ""
+
+
+def _result(part: ToolPart) -> str:
+    if part.state == "completed":
+        return part.output or ""
+    return f"Error: {part.error}" if part.error else _NO_RESULT
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    function = {
+        "name": to_provider(spec.name),
+        "description": spec.description,
+        "parameters": orjson.Fragment(spec.input_schema),
+    }
+    return {"type": "function", "function": function}
