@@ -211,7 +211,7 @@ def parse(text: str, **overrides: object) -> Config:
     mistakes += _models(raw) + _toolsets(raw) + _places(raw)
     mistakes += _permissions(raw)
     if mistakes or file is None:
-        raise ConfigError(list(dict.fromkeys(mistakes))[:MISTAKES_MAX])
+        raise ConfigError(mistakes[:MISTAKES_MAX])
     return _build(file, limits)
 
 

@@ -36,6 +36,11 @@ class Outer:
     short: Annotated[str, Check("1 to 3 characters", lambda text: 1 <= len(text) <= 3)] = "x"
 
 
+@attrs.frozen(slots=True, kw_only=True)
+class Versioned:
+    version: Literal[1, 2]
+
+
 def mistakes(value: Any, kind: type[Any] = Outer) -> dict[str, str]:
     with pytest.raises(DecodeError) as caught:
         codec.decode(value, kind)
@@ -90,6 +95,11 @@ def test_integers_are_not_floats_or_booleans() -> None:
     for wrong, said in [(1.0, "a number"), (True, "a boolean"), ("1", "a string")]:
         assert mistakes({"count": wrong}, Inner) == {"count": f"expected an integer, not {said}"}
     assert codec.decode({"text": "t", "number": 3}, Outer).number == 3.0
+
+
+def test_a_choice_of_numbers_is_not_a_boolean() -> None:
+    assert codec.decode({"version": 1}, Versioned) == Versioned(version=1)
+    assert mistakes({"version": True}, Versioned) == {"version": "expected one of 1, 2"}
 
 
 def test_all_mistakes_at_once_by_their_paths() -> None:

@@ -234,7 +234,17 @@ def test_two_places_for_one_key() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["h", "ftp://h", "http://", "http://user:pass@h", "http://h?x=1", "http://h#x", "http://h:99999", "http://h h"],
+    [
+        "h",
+        "ftp://h",
+        "http://",
+        "http://user:pass@h",
+        "http://h?x=1",
+        "http://h#x",
+        "http://h:99999",
+        "http://h:0",
+        "http://h h",
+    ],
 )
 def test_malformed_urls(url: str) -> None:
     assert set(mistakes(MODEL.replace("http://h", url))) == {"models.m.base_url"}

@@ -275,7 +275,7 @@ def test_a_piece_of_an_output() -> None:
     assert json.loads(encode_output(OutputPiece(text="abc", total=7), 4)) == {"text": "abc", "total": 7}
 
 
-@pytest.mark.parametrize("character", ["\0", "é", "x"])
+@pytest.mark.parametrize("character", ["\0", "é", "\0\0\0\0\0é", "x"])
 def test_pieces_within_frames_give_the_whole(character: str) -> None:
     whole = (character * 65_536).encode()[:65_536].decode("utf-8", "ignore")
     offset, read = 0, ""
