@@ -1,4 +1,1 @@
-# The kinds of toolsets that there are, and how the configured ones are made.
-from __future__ import annotations
-
-from actors.toolsets.configured import make_toolsets as make_toolsets
+# The kinds of toolsets: what stands behind a toolset actor. Nothing is re-exported.
