@@ -72,9 +72,11 @@ async def test_only_the_tools_that_are_configured(tmp_path: Path) -> None:
 
 
 class Gate:
-    """Stands in for a check that a search makes of each file: the first to come waits inside its thread."""
+    """Stands in for a check that a search makes of each file: those who come wait inside their threads.
+    `arrived` is set when as many wait as are expected."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, expected: int = 1) -> None:
+        self.expected = expected
         self.arrived = trio.Event()
         self.open = threading.Event()
         self.passed = 0
@@ -91,7 +93,8 @@ class Gate:
 
     def _arrive(self) -> None:
         self.arrivals += 1
-        self.arrived.set()
+        if self.arrivals == self.expected:
+            self.arrived.set()
 
 
 @pytest.fixture
@@ -173,12 +176,11 @@ async def test_a_call_beyond_its_time(crowded: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_threads_are_bounded(ref: ToolsetRef, crowded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+    gate = Gate(monkeypatch, expected=FILE_THREADS)
     async with trio.open_nursery() as nursery:
         for _ in range(3 * FILE_THREADS):
             nursery.start_soon(lambda: call(ref, crowded, "search_files", pattern="needle", path="000"))
-        while gate.arrivals < FILE_THREADS:
-            await trio.lowlevel.checkpoint()
+        await gate.arrived.wait()
         await wait_all_tasks_blocked()
         assert gate.arrivals == FILE_THREADS
         assert (await ref.status()).leases == 3 * FILE_THREADS

@@ -125,9 +125,11 @@ async def test_an_async_function_that_never_returns(autojump_clock: MockClock) -
 
 
 class Stuck:
-    """A sync function that never looks up; it waits in its thread until it is let go."""
+    """A sync function that never looks up; it waits in its thread until it is let go.
+    `arrived` is set when as many wait as are expected."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 1) -> None:
+        self.expected = expected
         self.arrived = trio.Event()
         self.open = threading.Event()
         self.arrivals = 0
@@ -142,7 +144,8 @@ class Stuck:
 
     def _arrive(self) -> None:
         self.arrivals += 1
-        self.arrived.set()
+        if self.arrivals == self.expected:
+            self.arrived.set()
 
 
 async def test_a_cancelled_call_waits_for_its_function() -> None:
@@ -167,15 +170,14 @@ async def test_a_cancelled_call_waits_for_its_function() -> None:
 
 
 async def test_a_function_that_never_returns_is_abandoned_after_its_grace_and_keeps_its_place() -> None:
-    stuck = Stuck()
+    stuck = Stuck(expected=FUNCTION_THREADS)
     limits = Limits(tool_call_timeout=0.01, cancel_grace=0.01)
     try:
         async with opened(stuck, add, limits=limits) as ref:
             async with trio.open_nursery() as nursery:
                 for _ in range(FUNCTION_THREADS):
                     nursery.start_soon(call, ref, "stuck")
-                while stuck.arrivals < FUNCTION_THREADS:
-                    await trio.lowlevel.checkpoint()
+                await stuck.arrived.wait()
             assert (await ref.status()).leases == 0
             # Every place is taken by a thread that is stuck: the next waits for one, in vain.
             assert (await call(ref, "add", a=1)).text == "own.add did not finish in 0.01 s and was stopped."

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CallerError
-from engine.tools.paths import DEPTH_MAX, PATH_BYTES_MAX, open_entry, open_file, open_path
+from engine.tools.paths import DEPTH_MAX, PATH_BYTES_MAX, open_entry, open_file, open_path, read_whole
 
 
 @pytest.fixture
@@ -179,3 +179,11 @@ def test_a_file_swapped_for_a_link_or_a_fifo_before_it_is_opened(folder: Path, m
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="cannot be opened as the session's folder"):
         open_file(str(tmp_path / "gone"), "file")
+
+
+def test_a_whole_file_up_to_a_bound_and_one_past(folder: Path) -> None:
+    assert read_whole(str(folder), "file", 6) == b"inside"
+    assert read_whole(str(folder), "file", 5) == b"inside"
+    assert read_whole(str(folder), "file", 4) == b"insid"
+    with pytest.raises(CallerError, match="leads out"):
+        read_whole(str(folder), "../secret", 100)
