@@ -110,6 +110,11 @@ class Cell:
     def children(self) -> tuple[Cell, ...]:
         return tuple(self._children.values()) if self._children else ()
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why a stop was asked; None before."""
+        return self._asked.reason if self._asked is not None else None
+
     # ------------------------------------------------------------ for the actor
     async def start_child(
         self, actor: Actor, name: str, *, grace: float | None = None, timeout: float | None = None

@@ -68,17 +68,16 @@ class _Feed:
 
 
 class RunFeed(_Feed):
-    """A run for its watchers. `snapshot` tells the message being written as of the log's head, from the store;
-    `ended` means that the terminal event is in the log (or was, before eviction)."""
+    """A run for its watchers. `ended` means that the terminal event is in the log (or was, before eviction)."""
 
     __slots__ = ("_snapshot", "ended", "log", "run")
 
-    def __init__(self, run: Run, log: ReplayLog, snapshot: Callable[[], Awaitable[RunSnapshot]]) -> None:
+    def __init__(self, run: Run, log: ReplayLog) -> None:
         super().__init__()
         self.run = run
         self.log = log
         self.ended = run.status not in ACTIVE
-        self._snapshot = snapshot
+        self._snapshot: Callable[[], Awaitable[RunSnapshot]] | None = None
 
     def __repr__(self) -> str:
         return f"<RunFeed {self.run.id} {self.run.status} seq {self.log.first_seq}-{self.log.last_seq}>"
@@ -98,7 +97,12 @@ class RunFeed(_Feed):
 
     async def snapshot(self) -> RunSnapshot:
         """The message being written as of some seq at or before the log's head when this returns."""
+        assert self._snapshot is not None, "a feed is given its snapshots before it is handed out"
         return await self._snapshot()
+
+    def snapshots_from(self, source: Callable[[], Awaitable[RunSnapshot]]) -> None:
+        """Who tells the snapshots: the run while it is active, the store afterwards."""
+        self._snapshot = source
 
 
 class SessionFeed(_Feed):

@@ -104,6 +104,12 @@ class Turn:
         self._open: _Open | None = None
         self._calls: dict[int, _Call] = {}
         self._answer_bytes = 0
+        self._texts: dict[str, _Open] = {}  # text and reasoning parts in order
+
+    @property
+    def texts(self) -> tuple[tuple[str, PartKind, int], ...]:
+        """The text and reasoning parts so far: id, kind, and bytes of text that were shown."""
+        return tuple((part.part_id, part.kind, part.bytes) for part in self._texts.values())
 
     @property
     def calls(self) -> tuple[ToolPart, ...]:
@@ -158,6 +164,7 @@ class Turn:
         if part is None or part.kind != kind:
             self._close(step)
             part = self._open = _Open(ids.part_id(), kind)
+            self._texts[part.part_id] = part
             empty = TextPart(id=part.part_id, text="") if kind == "text" else ReasoningPart(id=part.part_id, text="")
             step.changes.append(AddPart(self.info.id, empty))
             step.facts.append(PartStarted(part_id=part.part_id, message_id=self.info.id, kind=kind))

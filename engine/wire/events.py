@@ -22,8 +22,8 @@ _ROOM: Final = DEFAULT.event_bytes - _OVERHEAD
 
 def run_started(session_id: str, model: str, message: Message) -> bytes:
     """`run.started`, with the user's message as `session.messages` shows it."""
-    shown = objects.encode_message(message, room=_ROOM)
-    return events.encode(RunStarted(session_id=session_id, model=model, message=shown))
+    data = objects.encode_message(message, room=_ROOM)
+    return events.encode(RunStarted(session_id=session_id, model=model, message=data))
 
 
 def tool_updated(part: ToolPart) -> bytes:
@@ -38,10 +38,14 @@ def tool_updated(part: ToolPart) -> bytes:
 def tool_finished(part: ToolPart) -> bytes:
     """`part.finished` of a tool call; `bytes` is the length of what the model sees of it, in UTF-8."""
     text = part.output if part.output is not None else part.error or ""
-    shown = orjson.Fragment(objects.encode_part(part, room=_ROOM))
-    return events.encode(PartFinished(part_id=part.id, kind="tool", bytes=len(text.encode()), part=shown))
+    return events.encode(PartFinished(part_id=part.id, kind="tool", bytes=len(text.encode()), part=shown(part)))
 
 
 def encode(event: Event) -> bytes:
     """Any other event."""
     return events.encode(event)
+
+
+def shown(part: ToolPart) -> orjson.Fragment:
+    """A tool call's part as clients see it, within the size of an event."""
+    return orjson.Fragment(objects.encode_part(part, room=_ROOM))

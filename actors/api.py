@@ -1,0 +1,178 @@
+"""The programmatic interface: an engine inside a trio program, without a socket.
+
+`async with open_engine(…) as engine` runs the store, the toolsets and the registry as the daemon does, and tears
+all of it down on exit. Sessions and runs are handles; events come through a memory channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from actors._feed import Bell, RunFeed
+from actors.composition import Composition, open_composition
+from actors.registry import RegistryRef
+from engine import codec
+from engine.commands import NewSession, StartRun
+from engine.config import Config
+from engine.runs import events
+from engine.runs.events import Numbered
+from engine.runs.log import Gap
+from engine.runs.record import Run as RunRecord
+from engine.transcript.session import Session as SessionRecord
+
+# Events are read from the log in pieces of about this many bytes: a slow consumer holds no more than one piece.
+_PIECE_BYTES = 64 * 1024
+
+
+class RunHandle:
+    """One run. It goes on whether anybody listens or not."""
+
+    def __init__(self, registry: RegistryRef, feed: RunFeed, message_id: str | None = None) -> None:
+        self._registry = registry
+        self._feed = feed
+        self.id = feed.run.id
+        self.message_id = message_id
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.id} {self._feed.run.status}>"
+
+    @property
+    def record(self) -> RunRecord:
+        """The run as it is now."""
+        return self._feed.record()
+
+    @contextlib.asynccontextmanager
+    async def events(self, after: int = 0) -> AsyncIterator[trio.MemoryReceiveChannel[Numbered | Gap]]:
+        """The run's events after the cursor `after`, through a channel that ends behind `run.finished`.
+
+        Adjacent deltas that waited may arrive merged. A consumer that falls behind the replay log gets one Gap,
+        then what follows it. Leaving the block stops listening, not the run.
+        """
+        send, receive = trio.open_memory_channel[Numbered | Gap](0)
+        async with trio.open_nursery() as nursery, receive:
+            nursery.start_soon(self._pump, send, after)
+            yield receive
+            nursery.cancel_scope.cancel(reason="the listener has left")
+
+    async def _pump(self, send: trio.MemorySendChannel[Numbered | Gap], after: int) -> None:
+        bell = Bell()
+        self._feed.attach(bell.ring)
+        try:
+            async with send:
+                cursor = after
+                while True:
+                    piece = self._feed.log.read(cursor, _PIECE_BYTES)
+                    if isinstance(piece, Gap):
+                        await send.send(piece)
+                        cursor = max(self._feed.log.first_seq - 1, 0)
+                        continue
+                    for body in piece.events:
+                        event = events.decode(codec.parse(body))
+                        if event is not None:
+                            await send.send(event)
+                    cursor = piece.cursor
+                    if cursor < self._feed.log.last_seq:
+                        continue
+                    if self._feed.ended:
+                        return
+                    await bell.wait()
+        except trio.BrokenResourceError:
+            return  # the listener closed its end
+        finally:
+            self._feed.detach(bell.ring)
+
+    async def wait(self) -> RunRecord:
+        """The run when it has ended. Cancelling this does not stop the run."""
+        bell = Bell()
+        self._feed.attach(bell.ring)
+        try:
+            while not self._feed.ended:
+                await bell.wait()
+        finally:
+            self._feed.detach(bell.ring)
+        return self._feed.run
+
+    async def stop(self, reason: str = "stopped by the program") -> RunRecord:
+        """Stop the run; returns when everything of it has ended. Idempotent."""
+        return await self._registry.stop_run(self.id, reason)
+
+
+class SessionHandle:
+    """One conversation."""
+
+    def __init__(self, registry: RegistryRef, record: SessionRecord) -> None:
+        self._registry = registry
+        self.id = record.id
+
+    def __repr__(self) -> str:
+        return f"<SessionHandle {self.id}>"
+
+    async def record(self) -> SessionRecord:
+        return await self._registry.get_session(self.id)
+
+    async def start(self, text: str, *, model: str | None = None) -> RunHandle:
+        """Send a message; returns when it is stored and its run has begun. Raises CallerError (session_busy, …)."""
+        started = await self._registry.start_run(StartRun(session_id=self.id, input=(text,), model=model))
+        return RunHandle(self._registry, started.feed, started.message_id)
+
+    async def messages(self, limit: int = 50, cursor: str | None = None) -> list[dict[str, Any]]:
+        """The newest page of messages in chronological order, as the wire contract shows them."""
+        page = await self._registry.messages(self.id, limit, cursor)
+        return [codec.parse(message) for message in page.messages]
+
+    async def delete(self) -> None:
+        """Stop its run and remove everything that is stored of it."""
+        await self._registry.delete_session(self.id)
+
+
+class Engine:
+    """What `open_engine` gives. Every error is an engine.errors.EngineError with a stable code."""
+
+    def __init__(self, composition: Composition) -> None:
+        self._composition = composition
+
+    @property
+    def registry(self) -> RegistryRef:
+        """The registry's Ref: all requests of the wire contract as methods."""
+        return self._composition.registry
+
+    async def create_session(self, **fields: Any) -> SessionHandle:
+        """A new session; `fields` are those of engine.commands.NewSession."""
+        return SessionHandle(self.registry, await self.registry.create_session(NewSession(**fields)))
+
+    async def session(self, session_id: str) -> SessionHandle:
+        return SessionHandle(self.registry, await self.registry.get_session(session_id))
+
+    async def run(self, run_id: str) -> RunHandle:
+        return RunHandle(self.registry, await self.registry.watch_run(run_id))
+
+    def tree(self) -> dict[str, Any]:
+        """All actors as JSON, each under its parent."""
+        return self._composition.root.tree()
+
+
+@contextlib.asynccontextmanager
+async def open_engine(
+    config: Config | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    tools: Sequence[Callable[..., Any]] = (),
+) -> AsyncIterator[Engine]:
+    """Run an engine in this program until the block ends; then runs are cancelled and everything is closed.
+
+    Without `data_dir` nothing outlives the block (a temporary folder is used). `tools` are Python functions, sync
+    or async, typed and with a docstring; models see them as `functions.NAME`.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = data_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="greenroom-"))
+        defaults = attrs.evolve(config or Config())
+        async with open_composition(defaults, Path(os.fspath(folder)), functions=tools) as composition:
+            yield Engine(composition)

@@ -1,0 +1,138 @@
+"""The composition root: which actors there are, in which order, and what each is given.
+
+The root is a rest_for_one supervisor over store, toolsets, registry (with sessions and runs) and whatever the
+caller adds behind them (the daemon adds its gateway). What stands below a restarted child is started again with
+the new Refs; its runs settle as interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from actors import places
+from actors._actor import Actor, open_actor
+from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
+from actors.models import Models
+from actors.registry import Defaults, Registry, RegistryRef
+from actors.run import SHUTDOWN, Services
+from actors.store import Store, StoreRef
+from actors.toolset import Toolbox, ToolsetActor
+from actors.toolsets.files import FilesToolset
+from actors.toolsets.functions import FunctionsToolset
+from engine.config import Config
+from engine.storage import lock
+
+# Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
+SWITCH_INTERVAL = 0.001
+
+
+@attrs.frozen(slots=True)
+class Composition:
+    """The running parts. Refs are looked up anew on each use: a restarted child has another one."""
+
+    root: SupervisorRef
+    models: Models
+    toolbox: Toolbox
+    folder: Path
+
+    @property
+    def registry(self) -> RegistryRef:
+        ref: RegistryRef = self.root.child("registry")
+        return ref
+
+    @property
+    def store(self) -> StoreRef:
+        ref: StoreRef = self.root.child("store")
+        return ref
+
+
+# The store's end folds its log into the database: seconds at most, more only on a disk that fails.
+STORE_GRACE = 30.0
+# The whole tree's end: the sum of its children's graces in the worst case.
+ROOT_GRACE = 120.0
+# The toolset of the functions that a program registers (open_engine).
+FUNCTIONS = "functions"
+
+Extra = Callable[[Composition], Sequence[ChildSpec]]
+
+
+@contextlib.asynccontextmanager
+async def open_composition(
+    config: Config,
+    folder: Path,
+    *,
+    functions: Sequence[Callable[..., Any]] = (),
+    extra: Extra = lambda composition: (),
+) -> AsyncIterator[Composition]:
+    """Run everything on a data directory until the block ends; then runs are cancelled, and all is closed in
+    reverse order of start. Raises PeerError (disk_full), lock.Held when another daemon has the directory.
+
+    A root that gives up (a permanent child that ends too often) cancels the block and is raised from here.
+    """
+    places.make_private(folder)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    with lock.hold(folder):
+        async with Models(config.models, config.limits) as models:
+            toolsets = make_toolsets(config, functions)
+            root: SupervisorRef | None = None
+
+            def find(name: str) -> Any:
+                assert root is not None
+                return root.child("toolsets").child(name)
+
+            toolbox = Toolbox(list(toolsets), find)
+
+            def store() -> Actor:
+                return Store(folder, limits=config.limits, durability=config.durability)
+
+            def toolset_supervisor() -> Actor:
+                return Supervisor([ChildSpec(name=name, factory=make) for name, make in toolsets.items()])
+
+            def registry() -> Actor:
+                assert root is not None
+                services = Services(
+                    store=root.child("store"), models=models, toolbox=toolbox, limits=config.limits
+                )
+                defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())
+                return Registry(services, defaults)
+
+            specs = [
+                ChildSpec(name="store", factory=store, grace=STORE_GRACE),
+                ChildSpec(name="toolsets", factory=toolset_supervisor),
+                ChildSpec(name="registry", factory=registry, grace=3 * config.limits.cancel_grace),
+            ]
+            supervisor = Supervisor(strategy="rest_for_one")
+            async with open_actor(supervisor, "daemon", grace=ROOT_GRACE) as root:
+                composition = Composition(root, models, toolbox, folder)
+                await root.add(*specs)
+                await root.add(*extra(composition))
+                try:
+                    yield composition
+                finally:
+                    with trio.CancelScope(shield=True):  # bounded by the graces
+                        await root.stop(SHUTDOWN)
+
+
+def make_toolsets(config: Config, functions: Sequence[Callable[..., Any]]) -> dict[str, Callable[[], Actor]]:
+    """How to make each configured toolset's actor, by name."""
+    limits = config.limits
+    made: dict[str, Callable[[], Actor]] = {}
+    for name, chosen in config.toolsets.items():
+        made[name] = functools.partial(
+            lambda chosen: ToolsetActor(
+                FilesToolset(chosen.tools, limits=limits), limits=limits, call_timeout=chosen.call_timeout
+            ),
+            chosen,
+        )
+    if functions:
+        made[FUNCTIONS] = lambda: ToolsetActor(FunctionsToolset(functions, limits=limits), limits=limits)
+    return made

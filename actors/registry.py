@@ -1,0 +1,365 @@
+"""The registry: every live session and every run in memory, by id.
+
+It admits runs, revives sessions from the store when they are used, keeps ended runs for late watchers and drops
+them when they are due (engine.runs.retention), driven by a timer so that an idle daemon frees too. Its own mailbox
+never waits for a session or the disk: whatever does is deferred.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from actors._actor import Actor, Cell, Ref
+from actors._ask import ActorDied
+from actors import snapshots
+from actors._feed import Closed, RunFeed, SessionFeed
+from actors.run import Services
+from actors.session import Session, SessionRef, StartedRun
+from engine import ids
+from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
+from engine.errors import CallerError
+from engine.runs.log import ReplayLog
+from engine.runs.record import Run as RunRecord
+from engine.runs.retention import Retention
+from engine.transcript.session import Session as SessionRecord
+
+# What a client should wait before it tries a refused run again: about the life of a short run.
+RETRY_AFTER_MS = 1000
+
+
+@attrs.frozen(slots=True)
+class Defaults:
+    """What a new session gets where the request is silent."""
+
+    model: str
+    toolsets: tuple[str, ...]
+    cwd: str
+
+
+@attrs.frozen(slots=True)
+class RegistryStatistics:
+    sessions: int
+    active_runs: int
+    retained_runs: int
+    log_bytes: int
+
+
+@attrs.frozen(slots=True)
+class _Call:
+    """A request to the registry: one of its methods with arguments. Private to RegistryRef."""
+
+    method: Callable[..., Awaitable[Any]]
+    arguments: tuple[Any, ...]
+
+
+class RegistryRef(Ref):
+    """What the gateway and the programmatic API use. Errors are CallerError with the wire's codes."""
+
+    __slots__ = ()
+
+    async def create_session(self, new: NewSession) -> SessionRecord:
+        return await self._do(Registry.create_session, new)  # type: ignore[no-any-return]
+
+    async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage:
+        return await self._do(Registry.list_sessions, limit, cursor, query)  # type: ignore[no-any-return]
+
+    async def get_session(self, session_id: str) -> SessionRecord:
+        return await self._do(Registry.get_session, session_id)  # type: ignore[no-any-return]
+
+    async def update_session(self, session_id: str, changes: SessionChanges) -> SessionRecord:
+        return await self._do(Registry.update_session, session_id, changes)  # type: ignore[no-any-return]
+
+    async def delete_session(self, session_id: str) -> None:
+        """Stop the session's runs and remove all that is stored of it; joined."""
+        await self._do(Registry.delete_session, session_id)
+
+    async def messages(self, session_id: str, limit: int, cursor: str | None = None) -> MessagesPage:
+        return await self._do(Registry.messages, session_id, limit, cursor)  # type: ignore[no-any-return]
+
+    async def start_run(self, start: StartRun) -> StartedRun:
+        return await self._do(Registry.start_run, start)  # type: ignore[no-any-return]
+
+    async def watch_run(self, run_id: str) -> RunFeed:
+        """The run's feed: live, retained, or made from the store (then it is `evicted`)."""
+        return await self._do(Registry.watch_run, run_id)  # type: ignore[no-any-return]
+
+    async def watch_session(self, session_id: str) -> SessionFeed:
+        return await self._do(Registry.watch_session, session_id)  # type: ignore[no-any-return]
+
+    async def stop_run(self, run_id: str, reason: str | None = None) -> RunRecord:
+        """The run when it has ended and everything of it is joined; an ended run as it is."""
+        return await self._do(Registry.stop_run, run_id, reason)  # type: ignore[no-any-return]
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        return await self._do(Registry.get_run, run_id)  # type: ignore[no-any-return]
+
+    async def list_runs(
+        self, session_id: str | None, active: bool | None, limit: int, cursor: str | None = None
+    ) -> RunPage:
+        return await self._do(Registry.list_runs, session_id, active, limit, cursor)  # type: ignore[no-any-return]
+
+    async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
+        return await self._do(Registry.read_output, handle, offset, limit)  # type: ignore[no-any-return]
+
+    async def drain(self) -> None:
+        """Refuse new runs from now on, and wait until no run is active. The caller bounds the wait."""
+        await self._do(Registry.drain)
+
+    def registry_statistics(self) -> RegistryStatistics:
+        actor = self._cell.actor
+        assert isinstance(actor, Registry)
+        return actor.figures()
+
+    async def _do(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        # No deadline here: a stop may take its grace, and the caller (a connection, a program) has its own.
+        return await self._ask(_Call(method, arguments), timeout=None)
+
+
+class Registry(Actor):
+    def __init__(self, services: Services, defaults: Defaults) -> None:
+        self._services = services
+        self._limits = services.limits
+        self._defaults = defaults
+        self._sessions: dict[str, SessionRef] = {}
+        self._opening: dict[str, trio.Event] = {}  # sessions that are being revived or deleted right now
+        self._runs: dict[str, RunFeed] = {}  # active and retained
+        self._active: set[str] = set()
+        self._starting = 0
+        self._retention = Retention(
+            retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max
+        )
+        self._retained_changed = trio.Event()
+        self._drained: trio.Event | None = None
+
+    def make_ref(self, cell: Cell) -> RegistryRef:
+        return RegistryRef(cell)
+
+    async def on_start(self) -> None:
+        self.cell.start_soon(self._evict)
+
+    async def handle(self, message: object) -> object:
+        if isinstance(message, _Call):
+            return self.cell.defer(message.method, self, *message.arguments)
+        return await super().handle(message)
+
+    async def on_stopping(self, reason: str) -> None:
+        self._drained = self._drained or trio.Event()
+
+    async def on_stop(self, reason: str) -> None:
+        for feed in self._runs.values():
+            feed.close("draining")
+
+    def on_child_end(self, child: Cell, outcome: object) -> None:
+        ref = self._sessions.get(child.name)
+        if ref is child.ref:
+            del self._sessions[child.name]
+            ref.feed.close("draining")
+
+    def figures(self) -> RegistryStatistics:
+        return RegistryStatistics(
+            sessions=len(self._sessions),
+            active_runs=len(self._active),
+            retained_runs=len(self._retention),
+            log_bytes=sum(feed.log.size for feed in self._runs.values()),
+        )
+
+    # ------------------------------------------------------------ sessions
+    async def create_session(self, new: NewSession) -> SessionRecord:
+        self._refuse_draining()
+        model = new.model or self._defaults.model
+        if not self._services.models.has(model):
+            raise CallerError("unknown_model", f"no model is named {model!r}")
+        toolsets = self._defaults.toolsets if new.toolsets is None else new.toolsets
+        self._services.toolbox.check(toolsets)
+        now = self._services.now_ms()
+        record = SessionRecord(
+            id=ids.session_id(),
+            title=new.title or "",
+            model=model,
+            instructions=new.instructions,
+            cwd=new.cwd or self._defaults.cwd,
+            toolsets=toolsets,
+            metadata=new.metadata or b"{}",
+            created_at=now,
+            updated_at=now,
+        )
+        return await self._services.store.create_session(record, new, now)
+
+    async def list_sessions(self, limit: int, cursor: str | None, query: str | None) -> SessionPage:
+        page = await self._services.store.list_sessions(limit, cursor, query)
+        return attrs.evolve(page, items=tuple(self._describe(record) for record in page.items))
+
+    async def get_session(self, session_id: str) -> SessionRecord:
+        return self._describe(await self._services.store.get_session(session_id))
+
+    async def update_session(self, session_id: str, changes: SessionChanges) -> SessionRecord:
+        if changes.model is not None and not self._services.models.has(changes.model):
+            raise CallerError("unknown_model", f"no model is named {changes.model!r}")
+        if changes.toolsets is not None:
+            self._services.toolbox.check(changes.toolsets)
+        session = await self._session(session_id)
+        return self._describe(await session.update(changes))
+
+    async def delete_session(self, session_id: str) -> None:
+        await self._services.store.get_session(session_id)  # raises unknown_session
+        done = await self._exclusively(session_id)
+        try:
+            session = self._sessions.pop(session_id, None)
+            if session is not None:
+                active = session.active
+                if active is not None:
+                    await session.cancel_run(active.run.id, "its session was deleted")
+                await session.stop("deleted")
+                session.feed.close("deleted")
+            await self._services.store.delete_session(session_id)
+            for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
+                self._drop(run_id, "deleted")
+        finally:
+            del self._opening[session_id]
+            done.set()
+
+    async def messages(self, session_id: str, limit: int, cursor: str | None) -> MessagesPage:
+        return await self._services.store.messages(session_id, limit, cursor)
+
+    async def watch_session(self, session_id: str) -> SessionFeed:
+        return (await self._session(session_id)).feed
+
+    async def _session(self, session_id: str) -> SessionRef:
+        """The session's actor, revived from the store if it is not live. Concurrent callers share one start."""
+        while True:
+            session = self._sessions.get(session_id)
+            if session is not None and session.state == "running":
+                return session
+            if session_id not in self._opening:
+                break
+            await self._opening[session_id].wait()
+        done = await self._exclusively(session_id)
+        try:
+            record = await self._services.store.get_session(session_id)
+            actor = Session(self._services, record, self._run_started, self._run_ended)
+            revived: SessionRef = await self.cell.start_child(
+                actor, session_id, grace=2 * self._limits.cancel_grace
+            )
+            self._sessions[session_id] = revived
+            return revived
+        finally:
+            del self._opening[session_id]
+            done.set()
+
+    async def _exclusively(self, session_id: str) -> trio.Event:
+        """Wait until nobody else opens or deletes the session, and keep others out until the event is set."""
+        while (busy := self._opening.get(session_id)) is not None:
+            await busy.wait()
+        event = self._opening[session_id] = trio.Event()
+        return event
+
+    def _describe(self, record: SessionRecord) -> SessionRecord:
+        session = self._sessions.get(record.id)
+        active = session.active if session is not None else None
+        return record if active is None else attrs.evolve(record, active_run_id=active.run.id)
+
+    # ------------------------------------------------------------ runs
+    async def start_run(self, start: StartRun) -> StartedRun:
+        self._refuse_draining()
+        if len(self._active) + self._starting >= self._limits.active_runs_max:
+            raise CallerError(
+                "overloaded",
+                f"{self._limits.active_runs_max} runs are active, which is the daemon's bound",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+        self._starting += 1
+        try:
+            while True:
+                session = await self._session(start.session_id)
+                try:
+                    return await session.start_run(start)
+                except ActorDied:
+                    # It was stopped (passivated, deleted) between the look-up and the ask: look again.
+                    if session.state == "running" or self._drained is not None:
+                        raise
+        finally:
+            self._starting -= 1
+
+    async def stop_run(self, run_id: str, reason: str | None) -> RunRecord:
+        feed = self._runs.get(run_id)
+        if feed is None:
+            return await self._services.store.get_run(run_id)
+        session = self._sessions.get(feed.run.session_id)
+        if session is not None:
+            await session.cancel_run(run_id, reason or "stopped by a client")
+        return feed.run
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        feed = self._runs.get(run_id)
+        return feed.record() if feed is not None else await self._services.store.get_run(run_id)
+
+    async def list_runs(self, session_id: str | None, active: bool | None, limit: int, cursor: str | None) -> RunPage:
+        if session_id is not None:
+            await self._services.store.get_session(session_id)  # raises unknown_session
+        page = await self._services.store.list_runs(session_id, active, limit, cursor)
+        live = tuple(self._runs[run.id].record() if run.id in self._runs else run for run in page.items)
+        return attrs.evolve(page, items=live)
+
+    async def watch_run(self, run_id: str) -> RunFeed:
+        feed = self._runs.get(run_id)
+        if feed is not None:
+            return feed
+        run = await self._services.store.get_run(run_id)
+        log = ReplayLog(max_entries=1, max_bytes=1, last_seq=run.last_seq)
+        feed = RunFeed(run, log)
+        feed.snapshots_from(functools.partial(snapshots.final, self._services.store, run))
+        feed.end()
+        feed.close("evicted")
+        return feed
+
+    async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
+        return await self._services.store.read_output(handle, offset, limit)
+
+    def _run_started(self, feed: RunFeed) -> None:
+        self._runs[feed.run.id] = feed
+        self._active.add(feed.run.id)
+
+    def _run_ended(self, feed: RunFeed) -> None:
+        run_id = feed.run.id
+        self._active.discard(run_id)
+        self._retention.ended(run_id, trio.current_time())
+        self._retained_changed.set()
+        if self._drained is not None and not self._active:
+            self._drained.set()
+
+    # ------------------------------------------------------------ eviction
+    async def _evict(self) -> None:
+        while True:
+            due = self._retention.next_due()
+            deadline = math.inf if due is None else due
+            with trio.move_on_at(deadline):
+                await self._retained_changed.wait()
+            self._retained_changed = trio.Event()
+            for run_id in self._retention.due(trio.current_time()):
+                self._drop(run_id, "evicted")
+
+    def _drop(self, run_id: str, why: Closed) -> None:
+        """Release everything that is held of an ended run; its watchers are told."""
+        feed = self._runs.pop(run_id, None)
+        self._retention.forget(run_id)
+        if feed is not None:
+            feed.close(why)
+            session = self._sessions.get(feed.run.session_id)
+            if session is not None:
+                session.feed.remove(feed)
+
+    # ------------------------------------------------------------ drain
+    async def drain(self) -> None:
+        drained = self._drained = self._drained or trio.Event()
+        if self._active or self._starting:
+            await drained.wait()
+
+    def _refuse_draining(self) -> None:
+        if self._drained is not None:
+            raise CallerError("draining", "the daemon is shutting down")

@@ -1,0 +1,343 @@
+"""A run: one user message taken to exactly one terminal event.
+
+The run's work is one background task under a scope of its own: turn after turn, a model's answer is streamed and
+its tool calls are made. Whatever ends the work (success, an error, a stop, a cancelled scope further out) the same
+settling follows, shielded with a deadline: the open turn is closed so that the history is valid, everything is
+durable, and `run.finished` is shown last.
+
+The order of durable and shown: an event that acknowledges something is shown after the commit of what it says;
+deltas are shown at once and committed within `chunk_delay`. If the disk refuses while a run settles, its end is
+shown as `interrupted` with `disk_full`, which is what the next start of the daemon makes of it too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+from actors import _clock
+from actors._actor import Actor, Cell, Ref
+from actors._feed import RunFeed
+from actors.models import Models
+from actors.journal import RunJournal
+from actors.store import StoreRef
+from actors.toolset import Toolbox
+from actors import snapshots
+from engine import codec, ids
+from engine.commands import RunSnapshot
+from engine.errors import EngineError
+from engine.limits import Limits
+from engine.providers.base import ModelRequest
+from engine.runs.events import PartDelta, RunFinished, RunStatus
+from engine.runs.lifecycle import Status, advance
+from engine.runs.record import Run as RunRecord
+from engine.runs.turn import Fact, Step, ToolChanged, Turn
+from engine.storage.changes import PutRun, ReserveSeq
+from engine.tools.names import provider_names
+from engine.tools.spec import ToolContext, ToolSpec
+from engine.transcript.records import AssistantMessage, Failure, Finish, Message, ToolPart
+from engine.transcript.session import Session
+from engine.transcript.tools import TERMINAL
+from engine.wire import events as wire_events
+
+_log = logging.getLogger("greenroom.run")
+
+SHUTDOWN: Final = "shutdown"
+# Bytes of text that one token is taken for when a window is chosen: low, so that the window rather fits.
+BYTES_PER_TOKEN: Final = 3
+# The window of a model whose configuration does not name one.
+WINDOW_TOKENS: Final = 32_768
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Services:
+    """What runs and sessions use; owned by the composition root."""
+
+    store: StoreRef
+    models: Models
+    toolbox: Toolbox
+    limits: Limits
+    now_ms: Callable[[], int] = _clock.now_ms
+
+
+@attrs.frozen(slots=True)
+class _End:
+    """How the work ended: the run's status and the open turn's finish."""
+
+    status: Status
+    finish: Finish
+    reason: str | None = None
+    error: Failure | None = None
+
+
+class RunRef(Ref):
+    __slots__ = ()
+
+    async def cancel(self, reason: str) -> None:
+        """Stop the run as `cancelled`; returns when it has settled and everything of it has ended. Idempotent."""
+        actor = self._cell.actor
+        assert isinstance(actor, Run)
+        actor.cancelled_by = actor.cancelled_by or reason
+        await self.stop(reason)
+
+
+class Run(Actor):
+    """See the module. `on_settled` is called once, synchronously, after the last event is in the log."""
+
+    mailbox_messages = 1  # takes no messages: stop and events have ways of their own
+
+    def __init__(
+        self,
+        services: Services,
+        session: Session,
+        feed: RunFeed,
+        message: Message,
+        journal: RunJournal,
+        on_settled: Callable[[RunFeed], None],
+    ) -> None:
+        self._services = services
+        self._limits = services.limits
+        self._session = session
+        self._feed = feed
+        self._message = message
+        self._journal = journal
+        self._on_settled = on_settled
+        self._scope = trio.CancelScope()
+        self._settled = trio.Event()
+        self._settling = False
+        self._status: Status = "running"
+        self._turn: Turn | None = None
+        self._held = Step()  # of the last answer: committed together with the end of its turn
+        self._reserved = feed.log.last_seq + services.limits.seq_block
+        self.cancelled_by: str | None = None
+
+    def make_ref(self, cell: Cell) -> RunRef:
+        return RunRef(cell)
+
+    async def on_start(self) -> None:
+        self._feed.log.append(
+            self._services.now_ms(),
+            wire_events.run_started(self._session.id, self._feed.run.model, self._message),
+        )
+        self._feed.ring()
+        self.cell.start_soon(self._main)
+
+    async def on_stopping(self, reason: str) -> None:
+        if not self._settling:
+            self._status = advance(self._status, "stopping")
+            self._feed.run = attrs.evolve(self._feed.run, status=self._status)
+            self._show([RunStatus(status=self._status)])
+        self._scope.cancel(reason=reason)
+        await self._settled.wait()
+
+    # ------------------------------------------------------------ the work
+    async def _main(self) -> None:
+        # Stands when an enclosing scope is cancelled: nobody asked this run to stop.
+        end = _End("interrupted", "interrupted", "the daemon stopped")
+        try:
+            with self._scope:
+                end = await self._attempt()
+            if self._scope.cancelled_caught:
+                end = self._stopped()
+        finally:
+            self._settling = True
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
+                await self._settle(end)
+            if not self._feed.ended:
+                self._finish(attrs.evolve(end, status="interrupted", error=Failure(code="disk_full", message="the disk did not answer in time")))
+            self._settled.set()
+            self.cell.finish("settled")
+
+    def _stopped(self) -> _End:
+        asked = self.cell.stop_reason
+        if self.cancelled_by is not None or asked == SHUTDOWN:
+            return _End("cancelled", "cancelled", self.cancelled_by or asked)
+        return _End("interrupted", "interrupted", asked)
+
+    async def _attempt(self) -> _End:
+        """All turns; errors become the end that they mean."""
+        try:
+            with trio.move_on_after(self._limits.run_timeout):
+                return await self._turns()
+            message = f"the run did not end in {self._limits.run_timeout:g} s"
+            return _End("failed", "error", error=Failure(code="deadline", message=message))
+        except Exception as exc:  # noqa: BLE001 - a run ends in its own terminal state, whatever broke it
+            return self._failed(exc)
+
+    def _failed(self, exc: BaseException) -> _End:
+        while isinstance(exc, BaseExceptionGroup):
+            exc = exc.exceptions[0]
+        if isinstance(exc, EngineError):
+            return _End("failed", "error", error=Failure(code=exc.code, message=exc.message))
+        ref = ids.new_id("ref")
+        _log.error("%s failed by a defect, ref %s", self._feed.run.id, ref, exc_info=exc)
+        return _End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
+
+    async def _turns(self) -> _End:
+        model = self._feed.run.model
+        specs = await self._services.toolbox.specs(self._session.toolsets)
+        names = provider_names([spec.name for spec in specs])
+        for number in range(1, self._limits.turns_per_run + 1):
+            messages = await self._window(model)
+            info = AssistantMessage(
+                id=ids.message_id(),
+                created_at=self._services.now_ms(),
+                run_id=self._feed.run.id,
+                parent_id=self._message.info.id,
+                model=model,
+            )
+            turn = self._turn = Turn(
+                number, info, limits=self._limits, full_name=lambda name: names.get(name, name)
+            )
+            await self._apply(turn.begin())
+            await self._answer(turn, model, messages, specs)
+            if not turn.calls or turn.full:
+                return _End("completed", "length" if turn.full else turn.finish or "stop")
+            held, self._held = self._held, Step()
+            await self._apply(held)
+            await self._call_tools(turn)
+            await self._apply(self._counted(turn, turn.close("tool_calls", self._services.now_ms())))
+        message = f"the run made {self._limits.turns_per_run} turns without an end"
+        return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
+
+    async def _window(self, model: str) -> tuple[Message, ...]:
+        tokens = self._services.models.context_window(model) or WINDOW_TOKENS
+        return await self._services.store.window(
+            self._session.id, max_messages=self._limits.window_messages, max_bytes=tokens * BYTES_PER_TOKEN
+        )
+
+    async def _answer(self, turn: Turn, model: str, messages: tuple[Message, ...], specs: tuple[ToolSpec, ...]) -> None:
+        request = ModelRequest(model=model, instructions=self._session.instructions, messages=messages, tools=specs)
+        async with self._services.models.open(model, request) as stream:
+            while not turn.full:
+                batch = await stream.receive()
+                if batch is None:
+                    break
+                await self._apply(turn.take(batch))
+        self._held = turn.end_answer()
+
+    # ------------------------------------------------------------ tools
+    async def _call_tools(self, turn: Turn) -> None:
+        places = trio.CapacityLimiter(self._limits.parallel_tool_calls)
+        async with trio.open_nursery() as nursery:
+            for part in turn.calls:
+                nursery.start_soon(self._call_tool, turn, part, places)
+
+    async def _call_tool(self, turn: Turn, part: ToolPart, places: trio.CapacityLimiter) -> None:
+        async with places:
+            part, step = turn.start_call(part, self._services.now_ms())
+            await self._apply(step)
+            if part.state in TERMINAL:
+                return
+            context = ToolContext(
+                session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
+            )
+            result = await self._services.toolbox.call(
+                part.tool, part.input, context, toolsets=self._session.toolsets
+            )
+            await self._apply(turn.end_call(part, result, self._services.now_ms()))
+
+    # ------------------------------------------------------------ durable and shown
+    async def _apply(self, step: Step) -> None:
+        """Hand the step's changes to the store and show its facts, after the commit if they acknowledge it."""
+        for change in step.changes:
+            self._journal.add(change)
+        if step.durable:
+            await self._journal.commit()
+        else:
+            await self._journal.room()
+        await self._reserve(_count(step.facts))
+        self._show(step.facts)
+
+    async def _reserve(self, count: int) -> None:
+        # One event more is kept for the end, which must not wait; two for a status before it.
+        while self._feed.log.last_seq + count + 2 > self._reserved:
+            through = self._feed.log.last_seq + count + self._limits.seq_block
+            self._journal.add(ReserveSeq(self._feed.run.id, through))
+            await self._journal.commit()
+            self._reserved = max(self._reserved, through)
+
+    def _show(self, facts: list[Fact]) -> None:
+        log = self._feed.log
+        at = self._services.now_ms()
+        for fact in facts:
+            match fact:
+                case PartDelta(part_id=part_id, text=text):
+                    log.append_delta(at, part_id.encode(), codec.escaped(text))
+                case ToolChanged(part):
+                    log.append(at, wire_events.tool_updated(part))
+                    if part.state in TERMINAL:
+                        log.append(at, wire_events.tool_finished(part))
+                case _:
+                    log.append(at, wire_events.encode(fact))
+        if facts:
+            self._feed.ring()
+
+    def _counted(self, turn: Turn, step: Step) -> Step:
+        """The step of a turn's end, its usage added to the run's."""
+        self._feed.run = attrs.evolve(self._feed.run, usage=self._feed.run.usage + turn.usage)
+        step.changes.append(PutRun(self._feed.run))
+        return step
+
+    # ------------------------------------------------------------ for watchers that come too late
+    async def snapshot(self) -> RunSnapshot:
+        """The message being written as of the log's head now; its text is read from the store."""
+        turn = self._turn
+        seq = self._feed.log.last_seq
+        parts: list[tuple[codec.Json, str | None, int]] = []
+        if turn is not None:
+            parts += [({"id": part_id, "kind": kind}, part_id, size) for part_id, kind, size in turn.texts]
+            parts += [(wire_events.shown(call), None, 0) for call in turn.calls]
+        await self._journal.commit()
+        message_id = turn.info.id if turn is not None else self._message.info.id
+        return await snapshots.build(self._services.store, self._feed.run, message_id, seq, parts)
+
+    # ------------------------------------------------------------ the end
+    async def _settle(self, end: _End) -> None:
+        """Close the open turn, commit, and show the end. On a refusing disk the end is shown as interrupted."""
+        step, self._held = self._held, Step()
+        turn = self._turn
+        if turn is not None and not turn.closed:
+            why = end.error.message if end.error else f"the run was {end.status}" + (f" ({end.reason})" if end.reason else "")
+            last = turn.interrupt(end.finish, why, self._services.now_ms(), end.error)
+            self._counted(turn, last)
+            step.changes += last.changes
+            step.facts += last.facts
+        try:
+            await self._reserve(_count(step.facts))
+            last_seq = self._feed.log.last_seq + _count(step.facts) + 1
+            step.changes.append(PutRun(self._record(end, last_seq)))
+            step.durable = True
+            await self._apply(step)
+        except EngineError as exc:
+            _log.error("%s could not be settled: %s", self._feed.run.id, exc)
+            end = attrs.evolve(end, status="interrupted", error=Failure(code=exc.code, message=exc.message))
+        self._finish(end)
+
+    def _record(self, end: _End, last_seq: int) -> RunRecord:
+        return attrs.evolve(
+            self._feed.run,
+            status=end.status,
+            ended_at=self._services.now_ms(),
+            reason=end.reason,
+            error=end.error,
+            last_seq=last_seq,
+        )
+
+    def _finish(self, end: _End) -> None:
+        self._status = advance(self._status, end.status)
+        self._feed.run = self._record(end, self._feed.log.last_seq + 1)
+        self._show(
+            [RunFinished(status=end.status, reason=end.reason, error=end.error, usage=self._feed.run.usage)]
+        )
+        self._feed.end()
+        self._on_settled(self._feed)
+
+
+def _count(facts: list[Fact]) -> int:
+    """How many events the facts become: a call's end is told as `tool.updated` and as `part.finished`."""
+    return sum(2 if isinstance(fact, ToolChanged) and fact.part.state in TERMINAL else 1 for fact in facts)
