@@ -1,9 +1,9 @@
 """What every provider gives and takes: the request of one model call, and the events of its answer.
 
 A decoder is sans-I/O: `feed(bytes) -> list[ModelEvent]`, then `close() -> list[ModelEvent]` at the end of the
-body. It raises PeerError("provider_error" | "context_overflow" …) for what the service did wrong, with `retry`
-saying whether the same call may succeed later. After it raised it may not be fed again. It never holds more
-than `limits.provider_event_bytes` of undecoded input.
+body. What the service did wrong is its `error`, a PeerError("provider_error" | "context_overflow") with `retry`
+saying whether the same call may succeed later: the events before it are given first, and nothing follows them. It
+never holds more than `limits.provider_event_bytes` of undecoded input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 
 import attrs
 
+from engine.errors import PeerError
 from engine.tools.spec import ToolSpec
 from engine.transcript.records import Finish, Message, Usage
 
@@ -73,6 +74,15 @@ class ModelRequest:
 
 
 class Decoder(Protocol):
+    """`finished` once the service said how its answer ends: a connection that breaks or falls silent after that has
+    taken nothing, and `close` gives the rest. `done` once nothing can follow."""
+
+    error: PeerError | None
+    done: bool
+
+    @property
+    def finished(self) -> bool: ...
+
     def feed(self, data: bytes) -> list[ModelEvent]: ...
 
     def close(self) -> list[ModelEvent]: ...

@@ -66,8 +66,7 @@ class _Call:
 
 
 class OpenAIDecoder:
-    """A Decoder (see engine.providers.base). `finished` is True once the service gave its finish reason: a
-    connection that breaks or falls silent after it has lost nothing, so that `close` may be called then."""
+    """A Decoder (see engine.providers.base)."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -84,38 +83,46 @@ class OpenAIDecoder:
         self._refused = False
         self._finish: str | None = None
         self._usage: Usage | None = None
-        self._done = False
+        self.done = False
+        self.error: PeerError | None = None
 
     @property
     def finished(self) -> bool:
-        return self._done or self._finish is not None
+        return self.done or self._finish is not None
 
     def feed(self, data: bytes) -> list[ModelEvent]:
-        """The events that `data` completes. Raises PeerError: the service reported an error or broke the format."""
-        if self._kind != "events":
-            data = self._sniff(data)
         out: list[ModelEvent] = []
-        if not data:
-            return out
-        for payload in self._splitter.feed(data):
-            if not self._done:
-                self._payload(payload, out)
-        self._report_usage(out)
+        if self.error is None:
+            try:
+                self._feed(data, out)
+            except PeerError as exc:
+                self.error = exc
+            self._report_usage(out)
         return out
 
     def close(self) -> list[ModelEvent]:
-        """The last events, at the end of the body. Raises PeerError if the answer is not complete."""
         out: list[ModelEvent] = []
-        if self._done:
-            return out
-        if self._kind == "json":
-            self._whole(out)
-        else:
-            self._last(out)
-        if not self._done:
-            self._end(out)
-        self._report_usage(out)
+        if self.error is None and not self.done:
+            try:
+                if self._kind == "json":
+                    self._whole(out)
+                else:
+                    self._last(out)
+                if not self.done:
+                    self._end(out)
+            except PeerError as exc:
+                self.error = exc
+            self._report_usage(out)
         return out
+
+    def _feed(self, data: bytes, out: list[ModelEvent]) -> None:
+        if self._kind != "events":
+            data = self._sniff(data)
+        for payload in self._splitter.feed(data) if data else ():
+            if not self.done:
+                self._payload(payload, out)
+        if self._splitter.error is not None and not self.done:
+            raise self._splitter.error
 
     def _report_usage(self, out: list[ModelEvent]) -> None:
         """Once a batch: some services repeat it with every delta."""
@@ -161,7 +168,7 @@ class OpenAIDecoder:
         payload = self._splitter.close()
         if payload is not None and (payload == _DONE or _parse(payload) is not _NOT_JSON):
             self._payload(payload, out)
-        if self._done or self.finished:
+        if self.finished:
             return
         if not self._events and self._head:
             raise not_an_answer(self._head)
@@ -177,6 +184,12 @@ class OpenAIDecoder:
                 self._end(out)
                 return
             value = _parse(payload)
+            if value is _NOT_JSON:
+                raise PeerError(
+                    "provider_error", f"the model's service sent an event that is not JSON: {shown(payload)}"
+                ) from None
+            self._object(value, payload, out)
+            return
         try:
             # What nearly every event of a stream is: a piece of text and nothing else.
             choice = value["choices"][0]
@@ -198,8 +211,6 @@ class OpenAIDecoder:
                 return
         except (LookupError, TypeError, AttributeError):
             pass  # another shape
-        if value is _NOT_JSON:
-            raise PeerError("provider_error", f"the model's service sent an event that is not JSON: {shown(payload)}")
         self._object(value, payload, out)
 
     def _object(self, value: Any, raw: bytes, out: list[ModelEvent]) -> bool:
@@ -335,7 +346,7 @@ class OpenAIDecoder:
 
     # ------------------------------------------------------------ the end
     def _end(self, out: list[ModelEvent]) -> None:
-        self._done = True
+        self.done = True
         self._give_up_half(out)
         if any(not call.name for call in self._calls.values()):
             raise PeerError("provider_error", "the model's service sent a tool call without a name")

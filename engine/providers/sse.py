@@ -23,10 +23,12 @@ _LINE_EXTRA: Final = len(_BOM + b"data: ")
 
 class EventSplitter:
     """Time is linear in the bytes fed, whatever their chunks. Holds at most `event_bytes` of one event's data (and
-    a few bytes of its line); one byte more raises PeerError("provider_error")."""
+    a few bytes of its line). One byte more is an `error`, like a line that is no field: what came before is given,
+    and nothing after it is taken."""
 
     def __init__(self, event_bytes: int) -> None:
         self._most = event_bytes
+        self.error: PeerError | None = None
         self._line = bytearray()  # of a line without its end
         self._data: list[bytes] = []  # lines of an event without its end
         self._size = 0  # of `_data`, with the LFs between
@@ -35,13 +37,34 @@ class EventSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of each event that `chunk` completes, in order."""
+        events: list[bytes] = []
+        try:
+            self._feed(chunk, events)
+        except PeerError as exc:
+            self.error = exc
+            self._drop()
+        return events
+
+    def close(self) -> bytes | None:
+        """The data of an event that the body's end cut off before its blank line, None if there is none."""
+        events: list[bytes] = []
+        try:
+            self._feed(b"\n\n", events)
+        except PeerError as exc:
+            self.error = exc
+        self._drop()
+        return events[0] if events else None
+
+    def _feed(self, chunk: bytes, events: list[bytes]) -> None:
+        if self.error is not None:
+            return
         if b"\r" in chunk or self._after_cr:
             chunk = self._plain_ends(chunk)
         lines = chunk.split(b"\n")
         rest = lines.pop()
         if not lines:
             self._hold(rest)
-            return []
+            return
         if self._line:
             self._hold(lines[0])
             lines[0] = bytes(self._line)
@@ -49,9 +72,6 @@ class EventSplitter:
         if not self._began:
             self._began = True
             lines[0] = lines[0].removeprefix(_BOM)
-        if rest:
-            self._hold(rest)
-        events: list[bytes] = []
         data = self._data
         for line in lines:
             if line[:6] == b"data: ":
@@ -62,21 +82,8 @@ class EventSplitter:
                 events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
                 self._size = 0
-        return events
-
-    def close(self) -> bytes | None:
-        """The data of an event that the body's end cut off before its blank line, None if there is none."""
-        line = bytes(self._line)
-        self._line.clear()
-        if not self._began:
-            line = line.removeprefix(_BOM)
-        if line[:6] == b"data: ":
-            self._add(line[6:])
-        elif line:
-            self._other(line)
-        last = b"\n".join(self._data) if self._data else None
-        self._data.clear()
-        return last
+        if rest:
+            self._hold(rest)
 
     def _plain_ends(self, chunk: bytes) -> bytes:
         """The chunk with LF for every line end; the LF of a CRLF that is split over two chunks is dropped."""
@@ -88,6 +95,10 @@ class EventSplitter:
         if chunk:
             self._after_cr = chunk[-1:] == b"\r"
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _drop(self) -> None:
+        self._line.clear()
+        self._data.clear()
 
     def _hold(self, piece: bytes) -> None:
         if len(self._line) + len(piece) > self._most + _LINE_EXTRA:

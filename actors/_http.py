@@ -1,0 +1,334 @@
+"""The one HTTP client of the process, for the streams of model services.
+
+It is made at the first call: the library and the TLS context cost 40 ms and 7 MB that an idle daemon does not
+need, and both are loaded in a worker thread so that the loop keeps turning. Below the library stands our own
+network stream, which merges chunks (engine.providers.rechunk) and, when many streams are busy, reads each of them
+less often: a wake-up costs about as much as forty deltas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from engine.errors import PeerError
+from engine.limits import KIB, Limits
+from engine.providers.faults import printable
+from engine.providers.rechunk import Rechunker
+
+if TYPE_CHECKING:
+    import httpx2
+
+# --- pacing of reads
+# Reads a second of all streams together that are aimed at under load; at 0.1 ms each they take a fifth of a core.
+READS_PER_SECOND: Final = 2000
+# Below this many reads a second nothing is delayed.
+BUSY_READS_PER_SECOND: Final = 1500
+# A few streams are never delayed.
+FEW_STREAMS: Final = 8
+# The longest delay, reached at 200 busy streams; 50 have 25 ms.
+READ_INTERVAL_MAX: Final = 0.1
+# The rate is measured over windows of this many seconds.
+_WINDOW: Final = 0.1
+
+# --- connections
+# Idle ones that are kept for the next turn, and for how many seconds: a turn with tools takes this long.
+_IDLE_MAX: Final = 16
+_IDLE_SECONDS: Final = 30.0
+# Pieces of a request's body are sent in blocks of about this size.
+_BLOCK: Final = 64 * KIB
+
+
+class ReadPacer:
+    """Decides how long a stream waits before its next read. `active` counts the responses being read."""
+
+    def __init__(self) -> None:
+        self.active = 0
+        self._reads = 0
+        self._since = -math.inf
+        self._rate = 0.0
+
+    def pause(self, now: float, last_read: float) -> float:
+        """Seconds to wait before a read at `now`, after one that ended at `last_read`; 0 or less for none."""
+        self._reads += 1
+        elapsed = now - self._since
+        if elapsed >= _WINDOW:
+            self._rate = self._reads / elapsed
+            self._reads = 0
+            self._since = now
+        if self.active <= FEW_STREAMS or self._rate < BUSY_READS_PER_SECOND:
+            return 0.0
+        return last_read + min(self.active / READS_PER_SECOND, READ_INTERVAL_MAX) - now
+
+
+class HttpAnswer:
+    """A response whose head has arrived. Closed by the `post` that gave it."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.status: int = response.status_code
+        self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._chunks = response.aiter_raw()
+
+    async def receive(self) -> bytes:
+        """The next bytes of the body as they arrive, empty at its end. Raises PeerError if the connection breaks.
+        After an error or a cancellation the connection is closed and this may not be called again."""
+        with _translated():
+            return await anext(self._chunks, b"")  # the library gives no empty chunks
+
+    async def abandon(self) -> None:
+        """After the connection is closed: let the library's generators meet that, so that none of them is left
+        half way for the collector of garbage to find."""
+        with contextlib.suppress(PeerError), _translated():
+            while await anext(self._chunks, b""):
+                pass
+
+    async def head(self, most: int) -> bytes:
+        """Up to `most` bytes of the body."""
+        data = b""
+        while len(data) < most and (chunk := await self.receive()):
+            data += chunk
+        return data[:most]
+
+
+class HttpClient:
+    """Made without I/O, closed by `aclose` when no response is open any more."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = trio.Lock()
+        self._threads = trio.CapacityLimiter(1)
+        self._client: httpx2.AsyncClient | None = None
+        self._closed = False
+        self.pacer = ReadPacer()
+
+    @contextlib.asynccontextmanager
+    async def post(self, url: str, headers: dict[str, str], body: Iterable[bytes]) -> AsyncIterator[HttpAnswer]:
+        """POST `body`, whose pieces are let go as they are sent. Leaving the block closes the connection at once,
+        unless the response was read to its end. Raises PeerError; redirects are answers like others."""
+        client = await self._opened()
+        pieces = deque(body)
+        size = sum(map(len, pieces))
+        # The body is never compressed: it is read as it arrives, and a bound on it means its bytes.
+        own = {"content-length": str(size), "content-type": "application/json", "accept-encoding": "identity"}
+        with _translated():
+            request = client.build_request("POST", url, headers={**headers, **own}, content=_blocks(pieces))
+        self.pacer.active += 1
+        try:
+            with _translated():
+                response = await client.send(request, stream=True)
+            answer = HttpAnswer(response)
+            try:
+                yield answer
+            finally:
+                # Does not wait for the peer: our stream closes its socket without a farewell.
+                with trio.CancelScope(shield=True):
+                    if not response.is_closed:
+                        await response.extensions["network_stream"].aclose()
+                        await answer.abandon()
+                    await response.aclose()
+        finally:
+            self.pacer.active -= 1
+
+    async def aclose(self) -> None:
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            with trio.CancelScope(shield=True):
+                await client.aclose()
+
+    async def _opened(self) -> httpx2.AsyncClient:
+        async with self._lock:
+            assert not self._closed, "the client is used after it was closed"
+            if self._client is None:
+                self._client = await trio.to_thread.run_sync(self._make, limiter=self._threads)
+            return self._client
+
+    def _make(self) -> httpx2.AsyncClient:
+        """In a worker thread."""
+        import httpx2
+
+        bounds = httpx2.Limits(
+            max_connections=None,  # bounded by the active runs
+            max_keepalive_connections=_IDLE_MAX,
+            keepalive_expiry=_IDLE_SECONDS,
+        )
+        # Silence and the length of a call are the caller's deadlines: one scope a read instead of two.
+        timeout = httpx2.Timeout(None, connect=self._limits.connect_timeout)
+        client = httpx2.AsyncClient(
+            verify=httpx2.create_ssl_context(), limits=bounds, timeout=timeout, follow_redirects=False
+        )
+        backend = _Backend(self.pacer)
+        # The library hands no backend through, and a transport of our own would lose its proxies.
+        for transport in (client._transport, *client._mounts.values()):
+            if isinstance(transport, httpx2.AsyncHTTPTransport):
+                transport._pool._network_backend = backend  # type: ignore[assignment]
+        return client
+
+
+async def _blocks(pieces: deque[bytes]) -> AsyncIterator[bytes]:
+    while pieces:
+        block = [pieces.popleft()]
+        size = len(block[0])
+        while pieces and size + len(pieces[0]) <= _BLOCK:
+            size += len(pieces[0])
+            block.append(pieces.popleft())
+        yield b"".join(block)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The library's errors as PeerError. Their texts are not trusted to be free of headers, except for reasons of
+    the system and of TLS."""
+    import httpx2
+
+    try:
+        yield
+    except httpx2.TimeoutException:
+        raise PeerError(
+            "provider_timeout", "the model's service did not accept a connection in time", retry=True
+        ) from None
+    except httpx2.ConnectError as exc:
+        bad_certificate = "certificate" in str(exc).lower()
+        reason = printable(str(exc)) or "no reason is known"
+        raise PeerError(
+            "provider_error", f"no connection to the model's service: {reason}", retry=not bad_certificate
+        ) from None
+    except httpx2.ProxyError as exc:
+        raise PeerError("provider_error", f"the proxy refused: {printable(str(exc))}", retry=True) from None
+    except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+        raise PeerError("provider_error", "the connection to the model's service was cut", retry=True) from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
+        raise PeerError("provider_error", f"the model's service cannot be called: {type(exc).__name__}") from None
+
+
+# ------------------------------------------------------------ below the library
+class _Stream:
+    """A connection as the library wants it (httpcore2.AsyncNetworkStream)."""
+
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], pacer: ReadPacer) -> None:
+        self._stream = stream
+        self._pacer = pacer
+        self._rechunker = Rechunker()
+        self._last_read = -math.inf
+        self._backlog = False  # the last read was full: more is waiting, and waiting would only slow it
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        import httpcore2
+
+        while True:
+            pause = self._pacer.pause(trio.current_time(), self._last_read)
+            if pause > 0 and not self._backlog:
+                await trio.sleep(pause)
+            try:
+                data = bytes(await self._stream.receive_some(max_bytes))
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise httpcore2.ReadError(str(exc)) from None
+            self._last_read = trio.current_time()
+            self._backlog = len(data) >= max_bytes
+            if not data:
+                return data
+            if rewritten := self._rechunker.rewrite(data):
+                return rewritten
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        import httpcore2
+
+        self._rechunker.request_sent()
+        if not buffer:
+            return
+        try:
+            await self._stream.send_all(buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore2.WriteError(str(exc)) from None
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _Stream:
+        import httpcore2
+
+        assert isinstance(self._stream, trio.SocketStream), "TLS inside TLS: a proxy of https is not spoken to"
+        secure = trio.SSLStream(
+            self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True, server_side=False
+        )
+        try:
+            with trio.fail_after(math.inf if timeout is None else timeout):
+                await secure.do_handshake()
+        except BaseException as exc:
+            await trio.aclose_forcefully(self._stream)
+            if isinstance(exc, trio.TooSlowError):
+                raise httpcore2.ConnectTimeout("TLS handshake") from None
+            if isinstance(exc, trio.BrokenResourceError):
+                raise httpcore2.ConnectError(str(exc.__cause__ or exc)) from None
+            raise
+        return _Stream(secure, self._pacer)
+
+    def get_extra_info(self, info: str) -> Any:
+        secure = isinstance(self._stream, trio.SSLStream)
+        if info == "ssl_object":
+            return getattr(self._stream, "_ssl_object", None) if secure else None
+        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        match info:
+            case "socket":
+                return transport.socket
+            case "is_readable":
+                # Asked of an idle connection: readable means that it has ended. One that we closed has too.
+                return transport.socket.fileno() < 0 or transport.socket.is_readable()
+            case "client_addr":
+                return transport.socket.getsockname()
+            case "server_addr":
+                return transport.socket.getpeername()
+        return None
+
+
+class _Backend:
+    """How the library opens connections (httpcore2.AsyncNetworkBackend)."""
+
+    def __init__(self, pacer: ReadPacer) -> None:
+        self._pacer = pacer
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> _Stream:
+        import httpcore2
+
+        try:
+            with trio.fail_after(math.inf if timeout is None else timeout):
+                stream = await trio.open_tcp_stream(host, port, local_address=local_address)
+        except trio.TooSlowError:
+            raise httpcore2.ConnectTimeout(f"{host}:{port}") from None
+        except OSError as exc:
+            reason = "; ".join(_reasons(exc))
+            raise httpcore2.ConnectError(f"{host}:{port}: {reason}") from None
+        return _Stream(stream, self._pacer)
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> _Stream:
+        raise AssertionError("services are reached by TCP")
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+def _reasons(exc: BaseException) -> list[str]:
+    """What the system says of each address that was tried, without repetition."""
+    cause = exc.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return list(dict.fromkeys(reason for inner in cause.exceptions for reason in _reasons(inner)))
+    if isinstance(cause, OSError):
+        return _reasons(cause)
+    return [exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)]

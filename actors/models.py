@@ -1,0 +1,253 @@
+"""The models of the configuration, and their calls as streams of events.
+
+`Models` is not an actor: a call lives in the run that opened it and ends with it. What calls share, the HTTP client,
+is opened at the first call to a service and closed with `Models`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol, Self
+
+import attrs
+import trio
+
+from actors._http import HttpAnswer, HttpClient
+from engine.config import ModelConfig
+from engine.errors import CallerError, PeerError
+from engine.limits import DEFAULT, KIB, Limits
+from engine.providers import demo
+from engine.providers.base import ModelEvent, ModelRequest
+from engine.providers.faults import error_from_status
+from engine.providers.openai_answer import OpenAIDecoder
+from engine.providers.openai_request import encode_request
+
+# After the finish reason the usage may still come, after the end of the answer only the end of the body.
+_AFTER_FINISH: Final = 2.0
+_AFTER_DONE: Final = 0.1
+# Of the body of an error answer: services explain themselves in less.
+_ERROR_BODY: Final = 16 * KIB
+# Reading that body may take this long; the status alone is an answer too.
+_ERROR_BODY_SECONDS: Final = 5.0
+# A key file holds one line; more is another file.
+_KEY_MAX: Final = 8 * KIB
+# Events of the demo model in one batch, after which the loop gets its turn.
+_DEMO_BATCH: Final = 64
+
+
+class ModelStream(Protocol):
+    async def receive(self) -> list[ModelEvent] | None:
+        """The next events as they arrived, never an empty list; None after the last. Raises PeerError
+        ("provider_error", "provider_timeout", "context_overflow"), after which it may not be called again."""
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ModelsStatistics:
+    models: int
+    calls: int  # open now
+
+
+class Models:
+    """`configs` by the names that users give. Use as `async with`; calls have to be closed before it."""
+
+    def __init__(
+        self, configs: Mapping[str, ModelConfig], limits: Limits = DEFAULT, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._configs = dict(configs)
+        self._limits = limits
+        self._environ = environ
+        self._http = HttpClient(limits)
+        self._threads = trio.CapacityLimiter(4)
+        self._calls = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._calls == 0, "a model call is open longer than the models"
+        await self._http.aclose()
+
+    def has(self, name: str) -> bool:
+        return name in self._configs
+
+    def context_window(self, name: str) -> int | None:
+        """Tokens, None for a model that is not configured."""
+        config = self._configs.get(name)
+        return config.context_window if config is not None else None
+
+    def statistics(self) -> ModelsStatistics:
+        return ModelsStatistics(models=len(self._configs), calls=self._calls)
+
+    @contextlib.asynccontextmanager
+    async def open(self, name: str, request: ModelRequest) -> AsyncIterator[ModelStream]:
+        """One call of the model `name`; the request's `model` is replaced by what the endpoint knows.
+
+        Leaving the block ends the call: an answer that is not read to its end costs its connection, which is closed
+        at once. Raises CallerError("unknown_model") and what `receive` raises.
+        """
+        config = self._configs.get(name)
+        if config is None:
+            raise CallerError("unknown_model", f"no model {name!r} is configured")
+        self._calls += 1
+        try:
+            async with self._stream(name, config, request) as stream:
+                yield stream
+        finally:
+            self._calls -= 1
+
+    def _stream(
+        self, name: str, config: ModelConfig, request: ModelRequest
+    ) -> AbstractAsyncContextManager[ModelStream]:
+        match config.provider:
+            case "demo":
+                return contextlib.nullcontext(_DemoStream(request))
+            case "openai":
+                return self._openai(name, config, request)
+            case _:
+                raise CallerError("unknown_model", f"the provider {config.provider!r} is not in this version")
+
+    @contextlib.asynccontextmanager
+    async def _openai(self, name: str, config: ModelConfig, request: ModelRequest) -> AsyncIterator[ModelStream]:
+        key, source = await self._key(config)
+        headers = {"accept": "text/event-stream", "user-agent": "greenroom"}
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        assert config.base_url is not None, "the configuration refuses a service without a URL"
+        url = f"{config.base_url.rstrip('/')}/chat/completions"
+        model = config.model or name
+        body = encode_request(attrs.evolve(request, model=model))
+        deadlines = _Deadlines(self._limits)
+        with _hiding(key):
+            async with contextlib.AsyncExitStack() as stack:
+                with deadlines.scope() as scope:
+                    answer = await stack.enter_async_context(self._http.post(url, headers, body))
+                if scope.cancelled_caught:
+                    raise deadlines.missed()
+                if answer.status != 200:
+                    head = b""
+                    with trio.move_on_after(_ERROR_BODY_SECONDS), contextlib.suppress(PeerError):
+                        head = await answer.head(_ERROR_BODY)
+                    raise error_from_status(
+                        answer.status, answer.headers, head, model=model, url=url, key_source=source
+                    )
+                yield _ServiceStream(answer, OpenAIDecoder(self._limits), deadlines)
+
+    async def _key(self, config: ModelConfig) -> tuple[str | None, str | None]:
+        """The key, read anew for each call, and where it comes from. Raises PeerError if it cannot be used."""
+        if config.api_key_env is not None:
+            source = f"the environment variable {config.api_key_env}"
+            text = self._environ.get(config.api_key_env)
+            if text is None:
+                raise PeerError("provider_error", f"the model's key is missing: {source} is not set")
+        elif config.api_key_file is not None:
+            source = f"the file {config.api_key_file}"
+            try:
+                text = await trio.to_thread.run_sync(
+                    _read_key, config.api_key_file, limiter=self._threads, abandon_on_cancel=True
+                )
+            except OSError as exc:
+                raise PeerError("provider_error", f"the model's key is missing: {source}: {exc.strerror}") from None
+        else:
+            return None, None
+        text = text.strip()
+        if not text or not text.isascii() or not text.isprintable():
+            raise PeerError("provider_error", f"{source} does not hold a key: one line of ASCII was expected")
+        return text, source
+
+
+class _Deadlines:
+    """Of one call: no bytes for `progress_timeout`, or no end after `call_timeout`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._end = trio.current_time() + limits.call_timeout
+
+    def scope(self, seconds: float = math.inf) -> trio.CancelScope:
+        """For the next wait for bytes, `seconds` at the most."""
+        seconds = min(seconds, self._limits.progress_timeout)
+        return trio.CancelScope(deadline=min(trio.current_time() + seconds, self._end))
+
+    def missed(self) -> PeerError:
+        """Why a scope was cancelled. A call that took all of its time is not worth another."""
+        if trio.current_time() >= self._end:
+            return PeerError(
+                "provider_timeout", f"the model's service did not end its answer in {self._limits.call_timeout:g} s"
+            )
+        return PeerError(
+            "provider_timeout",
+            f"the model's service made no progress for {self._limits.progress_timeout:g} s",
+            retry=True,
+        )
+
+
+class _ServiceStream:
+    def __init__(self, answer: HttpAnswer, decoder: OpenAIDecoder, deadlines: _Deadlines) -> None:
+        self._answer = answer
+        self._decoder = decoder
+        self._deadlines = deadlines
+        self._ended = False
+
+    async def receive(self) -> list[ModelEvent] | None:
+        decoder = self._decoder
+        while decoder.error is None and not self._ended:
+            if decoder.finished:
+                # What may follow is usage, and the end that lets the connection be used again.
+                data = await self._rest(_AFTER_DONE if decoder.done else _AFTER_FINISH)
+            else:
+                data = await self._bytes()
+            self._ended = not data
+            events = decoder.feed(data) if data else decoder.close()
+            if events:
+                return events
+        if decoder.error is not None:
+            raise decoder.error
+        return None
+
+    async def _bytes(self) -> bytes:
+        with self._deadlines.scope():
+            return await self._answer.receive()
+        raise self._deadlines.missed()
+
+    async def _rest(self, seconds: float) -> bytes:
+        with self._deadlines.scope(seconds), contextlib.suppress(PeerError):
+            return await self._answer.receive()
+        return b""
+
+
+class _DemoStream:
+    def __init__(self, request: ModelRequest) -> None:
+        self._script = demo.answer(request)
+        self._next: demo.Timed | None = next(self._script, None)
+
+    async def receive(self) -> list[ModelEvent] | None:
+        if self._next is None:
+            return None
+        await trio.sleep(self._next[0])  # a checkpoint too
+        batch: list[ModelEvent] = [self._next[1]]
+        self._next = next(self._script, None)
+        while self._next is not None and self._next[0] == 0 and len(batch) < _DEMO_BATCH:
+            batch.append(self._next[1])
+            self._next = next(self._script, None)
+        return batch
+
+
+@contextlib.contextmanager
+def _hiding(key: str | None) -> Iterator[None]:
+    """A service may repeat the key in its error: it is taken out before anybody sees it."""
+    try:
+        yield
+    except PeerError as exc:
+        if key is None or key not in exc.message:
+            raise
+        raise PeerError(exc.code, exc.message.replace(key, "…"), retry=exc.retry, **exc.data) from None
+
+
+def _read_key(path: str) -> str:
+    # Not blocking: a named pipe in the key's place would hold the thread for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        return (file.read(_KEY_MAX) or b"").decode("utf-8", "replace")

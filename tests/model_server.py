@@ -1,0 +1,412 @@
+"""A chat-completions service for tests and benchmarks, as a process of its own with real sockets.
+
+    python -m tests.model_server --port 0        prints `model server http://127.0.0.1:PORT/v1` when it listens
+
+What it answers is asked for by the last user message if it begins with `!`, else by the model's name: a scenario
+and its settings, such as `stream n=100 rate=50`. Unknown names stream a greeting. `GET /_requests` gives what was
+asked so far and how each answer ended; `GET /_requests/N` the same of one, once its answer has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h11
+import trio
+
+Settings = dict[str, str]
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+KEPT = 2000  # requests that are remembered
+BODY_KEPT = 1 << 20  # bytes of a body that are remembered
+READY = "model server "
+
+
+class Asked:
+    """One request and how its answer ended: `done`, `cut` by the scenario, or `closed` by the client."""
+
+    def __init__(self, number: int, target: str, headers: dict[str, str], body: bytes) -> None:
+        self.number, self.target, self.headers = number, target, headers
+        self.size = len(body)
+        self.body = json.loads(body) if body and len(body) <= BODY_KEPT else None
+        self.end: str | None = None
+        self.ended = trio.Event()
+
+    def finish(self, how: str) -> None:
+        self.end = self.end or how
+        self.ended.set()
+
+    def shown(self) -> dict[str, Any]:
+        names = ("number", "target", "headers", "size", "body", "end")
+        return {name: getattr(self, name) for name in names}
+
+
+class Answer:
+    """What a scenario writes to."""
+
+    def __init__(self, stream: trio.SocketStream, asked: Asked) -> None:
+        self.stream, self.asked = stream, asked
+        self.model = str((asked.body or {}).get("model", ""))
+
+    async def raw(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def chunk(self, data: bytes) -> None:
+        await self.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def event(self, value: dict[str, Any]) -> None:
+        await self.chunk(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+
+    async def delta(self, finish: str | None = None, **delta: Any) -> None:
+        await self.event(completion(self.model, delta, finish))
+
+    async def end(self, finish: str = "stop", words: int = 3) -> None:
+        await self.delta(finish)
+        usage = {"prompt_tokens": 11, "completion_tokens": words, "total_tokens": 11 + words}
+        await self.event({**completion(self.model, {}, None), "choices": [], "usage": usage})
+        await self.chunk(b"data: [DONE]\n\n")
+        await self.raw(b"0\r\n\r\n")
+
+    async def plain(self, status: str, body: bytes, kind: str = "application/json", **headers: str) -> None:
+        lines = [f"HTTP/1.1 {status}", f"content-type: {kind}", f"content-length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        await self.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+
+def completion(model: str, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {
+        "id": "chatcmpl-0123456789abcdefghijklmn", "object": "chat.completion.chunk", "created": 1700000000,
+        "model": model, "system_fingerprint": "fp_0123456789", "choices": [choice],
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------ scenarios
+class Cut(Exception):
+    """The scenario breaks the connection."""
+
+
+async def greeting(answer: Answer, asked: Settings) -> None:
+    await answer.raw(HEAD)
+    await answer.delta(role="assistant", content="")
+    for word in ("Hello ", "from the ", "model server."):
+        await answer.delta(content=word)
+    await answer.end()
+
+
+async def stream(answer: Answer, asked: Settings) -> None:
+    """n deltas, `rate` a second (0: as fast as they go); with stamp=1 each is the monotonic time it was sent."""
+    count, rate = int(asked.get("n", "10")), float(asked.get("rate", "0"))
+    text = asked.get("text", "word ")
+    await answer.raw(HEAD)
+    model = answer.model
+    before, after = json.dumps(completion(model, {"content": "@"}, None), separators=(",", ":")).split("@")
+    first, last = b"data: " + before.encode(), after.encode() + b"\n\n"
+    # Streams that begin together do not tick together.
+    start = trio.current_time() + (answer.asked.number * 0.618 % 1) / rate if rate else 0.0
+    for number in range(count):
+        if rate:
+            await trio.sleep_until(start + number / rate)
+        content = f"{time.monotonic():.6f} " if asked.get("stamp") else text
+        data = first + content.encode() + last
+        await answer.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
+    await answer.end(words=count)
+
+
+async def tool(answer: Answer, asked: Settings) -> None:
+    """A call of `name` with `input`; when its result comes back, that is told."""
+    body = answer.asked.body
+    assert body is not None
+    await answer.raw(HEAD)
+    last = body["messages"][-1]
+    if last["role"] == "tool":
+        await answer.delta(content=f"The tool said: {last['content'][:200]}")
+        await answer.end()
+        return
+    name, text = asked["name"], asked.get("input", "{}")
+    start = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
+    await answer.delta(role="assistant", content=None, tool_calls=[start])
+    for at in range(0, len(text), 5):
+        await answer.delta(tool_calls=[{"index": 0, "function": {"arguments": text[at : at + 5]}}])
+    await answer.end("tool_calls")
+
+
+async def status(answer: Answer, asked: Settings) -> None:
+    """A status; `message`, `kind` and `retry_after` as asked. The message {key} becomes the key that was sent."""
+    message = asked.get("message", "refused as asked").replace("_", " ")
+    message = message.replace("{key}", answer.asked.headers.get("authorization", ""))
+    error = {"error": {"message": message, "type": asked.get("kind", "test_error"), "code": None}}
+    headers = {"retry_after": asked["retry_after"]} if "retry_after" in asked else {}
+    await answer.plain(f"{asked.get('code', '500')} Refused", json.dumps(error).encode(), **headers)
+
+
+async def error_midstream(answer: Answer, asked: Settings) -> None:
+    await answer.raw(HEAD)
+    await answer.delta(content="partial ")
+    error = {"message": "The engine is overloaded", "type": asked.get("kind", "overloaded_error")}
+    await answer.event({"error": error})
+    await answer.raw(b"0\r\n\r\n")
+
+
+async def cut(answer: Answer, asked: Settings) -> None:
+    """The connection breaks; in the middle of a chunk with where=chunk, at the head with where=head."""
+    where = asked.get("where", "event")
+    if where != "head":
+        await answer.raw(HEAD)
+        await answer.delta(content="partial ")
+    if where == "chunk":
+        await answer.raw(b"ff\r\ndata: {")
+    raise Cut
+
+
+async def ended(answer: Answer, asked: Settings) -> None:
+    """The body ends as HTTP wants it, but the answer does not."""
+    await answer.raw(HEAD)
+    await answer.delta(content="partial ")
+    await answer.raw(b"0\r\n\r\n")
+
+
+async def garbage(answer: Answer, asked: Settings) -> None:
+    await answer.raw(HEAD)
+    await answer.delta(content="partial ")
+    kinds = {
+        "json": b"data: {broken\n\n",
+        "utf8": b'data: {"choices":"\xff\xfe"}\n\n',
+        "line": b"\x00\x80\xff\x13 \n\n",
+    }
+    await answer.chunk(kinds[asked.get("kind", "line")])
+    await answer.end()
+
+
+async def event(answer: Answer, asked: Settings) -> None:
+    """One event whose data has exactly `bytes` bytes."""
+    await answer.raw(HEAD)
+    empty = json.dumps(completion(answer.model, {"content": ""}, None), separators=(",", ":")).encode()
+    filler = b"x" * (int(asked["bytes"]) - len(empty))
+    await answer.chunk(b"data: " + empty.replace(b'"content":""', b'"content":"%b"' % filler) + b"\n\n")
+    await answer.end()
+
+
+async def emoji(answer: Answer, asked: Settings) -> None:
+    """One emoji over two chunks: in the middle of its UTF-8, or as two escapes in two deltas."""
+    await answer.raw(HEAD)
+    one = json.dumps(completion(answer.model, {"content": "@"}, None), ensure_ascii=False).encode()
+    if asked.get("split", "utf8") == "utf8":
+        data = b"data: " + one.replace(b"@", "a😀b".encode()) + b"\n\n"
+        at = data.index("😀".encode()) + 2
+        await answer.chunk(data[:at])
+        await answer.chunk(data[at:])
+    else:
+        for half in (b"a\\ud83d", b"\\ude00b"):
+            await answer.chunk(b"data: " + one.replace(b"@", half) + b"\n\n")
+    await answer.end()
+
+
+async def silence(answer: Answer, asked: Settings) -> None:
+    """n deltas and then nothing, until the client goes."""
+    await answer.raw(HEAD)
+    for _ in range(int(asked.get("n", "1"))):
+        await answer.delta(content="partial ")
+    await trio.sleep_forever()
+
+
+async def unclosed(answer: Answer, asked: Settings) -> None:
+    """A whole answer, but neither [DONE] nor an end of the body."""
+    await answer.raw(HEAD)
+    await answer.delta(content="whole")
+    await answer.delta("stop")
+    await trio.sleep_forever()
+
+
+async def hang(answer: Answer, asked: Settings) -> None:
+    await trio.sleep_forever()
+
+
+async def slow_head(answer: Answer, asked: Settings) -> None:
+    """A head that never ends."""
+    await answer.raw(b"HTTP/1.1 200 OK\r\n")
+    number = 0
+    while True:
+        await answer.raw(b"x-%d: y\r\n" % number)
+        number += 1
+        await trio.sleep(float(asked.get("every", "0.02")))
+
+
+async def html(answer: Answer, asked: Settings) -> None:
+    page = b"<!doctype html><html><title>Sign in</title></html>"
+    await answer.plain(f"{asked.get('code', '200')} OK", page, "text/html")
+
+
+async def error200(answer: Answer, asked: Settings) -> None:
+    await answer.plain("200 OK", b'{"error":{"message":"no such deployment","type":"invalid_request_error"}}')
+
+
+async def whole(answer: Answer, asked: Settings) -> None:
+    """An answer that is not streamed."""
+    message = {"role": "assistant", "content": "All at once."}
+    value = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    await answer.plain("200 OK", json.dumps(value).encode())
+
+
+async def redirect(answer: Answer, asked: Settings) -> None:
+    await answer.plain("307 Temporary Redirect", b"", location="/v1/elsewhere")
+
+
+SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        greeting, stream, tool, status, error_midstream, cut, ended, garbage, event, emoji,
+        silence, unclosed, hang, slow_head, html, error200, whole, redirect,
+    )
+}  # fmt: skip
+
+
+def scenario_of(body: dict[str, Any]) -> tuple[str, Settings]:
+    users = [message["content"] for message in body["messages"] if message["role"] == "user"]
+    text = users[-1] if users and isinstance(users[-1], str) else ""
+    name, *pairs = (text[1:] if text.startswith("!") else body["model"]).split(" ")
+    settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    return (name, settings) if name in SCENARIOS else ("greeting", {})
+
+
+# ------------------------------------------------------------ the server
+class Server:
+    def __init__(self) -> None:
+        self.asked: dict[int, Asked] = {}
+        self.count = 0
+
+    async def connection(self, stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with stream:
+                reader = h11.Connection(h11.SERVER)
+                async for head, body in requests(stream, reader):
+                    if not await self.answer(stream, head, body):
+                        return
+
+    async def answer(self, stream: trio.SocketStream, head: h11.Request, body: bytes) -> bool:
+        """False if the connection is of no more use."""
+        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        target = head.target.decode()
+        if head.method == b"GET":
+            await self.report(stream, target)
+            return True
+        self.count += 1
+        asked = self.asked[self.count] = Asked(self.count, target, headers, body)
+        self.asked.pop(self.count - KEPT, None)
+        answer = Answer(stream, asked)
+        name, settings = scenario_of(asked.body) if asked.body else ("greeting", {})
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.watch, stream, asked, nursery.cancel_scope)
+                await SCENARIOS[name](answer, settings)
+                asked.finish("done")
+                nursery.cancel_scope.cancel(reason="answered")
+        except* Cut:
+            asked.finish("cut")
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            asked.finish("closed")
+        return asked.end == "done"
+
+    async def watch(self, stream: trio.SocketStream, asked: Asked, scope: trio.CancelScope) -> None:
+        """The client sends nothing while it is answered: what comes is its end."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.receive_some(1)
+        asked.finish("closed")
+        scope.cancel(reason="the client has gone")
+
+    async def report(self, stream: trio.SocketStream, target: str) -> None:
+        *_, last = target.split("/")
+        if last.isdigit():
+            await self.asked[int(last)].ended.wait()
+            value: Any = self.asked[int(last)].shown()
+        else:
+            value = [asked.shown() for asked in self.asked.values()]
+        body = json.dumps(value).encode()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+
+async def requests(stream: trio.SocketStream, reader: h11.Connection) -> AsyncIterator[tuple[h11.Request, bytes]]:
+    head: h11.Request | None = None
+    body = bytearray()
+    while True:
+        event = reader.next_event()
+        if event is h11.NEED_DATA:
+            reader.receive_data(await stream.receive_some(65536))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            assert head is not None
+            yield head, bytes(body)
+            body.clear()
+            # The answer was written past h11: it is told a minimal one, so that it reads on.
+            reader.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+            reader.send(h11.EndOfMessage())
+            if reader.their_state is not h11.DONE:
+                return
+            reader.start_next_cycle()
+        else:
+            return
+
+
+async def serve(port: int) -> None:
+    server = Server()
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, server.connection, port, host="127.0.0.1"))
+        print(f"{READY}http://127.0.0.1:{listener.socket.getsockname()[1]}/v1", flush=True)
+        # The parent holds the other end of our standard input: we end with it, however it ends.
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel(reason="the parent has gone")
+
+
+# ------------------------------------------------------------ for those who start it
+class ModelServer:
+    def __init__(self, url: str, pid: int) -> None:
+        self.url, self.pid = url, pid  # url: what base_url is set to
+
+    def requests(self) -> list[dict[str, Any]]:
+        """All requests so far, oldest first: number, target, headers, size, body, end."""
+        return self._get("/_requests")  # type: ignore[no-any-return]
+
+    def ended(self, number: int) -> dict[str, Any]:
+        """One request, once its answer has ended. Blocks."""
+        return self._get(f"/_requests/{number}")  # type: ignore[no-any-return]
+
+    def _get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + path, timeout=30) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def model_server() -> Iterator[ModelServer]:
+    """The server as a process of its own; ended and reaped when the block is left."""
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "tests.model_server", "--port", "0"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        line = process.stdout.readline().decode()
+        assert line.startswith(READY), line
+        try:
+            yield ModelServer(line.removeprefix(READY).strip(), process.pid)
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    trio.run(serve, parser.parse_args().port)
