@@ -478,15 +478,20 @@ async def open_actor(
 ) -> AsyncIterator[Any]:
     """Start a root actor, give its Ref, and stop it at the end (shielded, bounded by its grace).
 
-    A crash of the root cancels the body and is raised from here, inside an ExceptionGroup as nurseries do.
+    A crash of the root cancels the body and is raised from here, inside an ExceptionGroup as nurseries do. What
+    the body or the start raises comes out as it is.
     """
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         cell = Cell(actor, name, None, grace)
         nursery.start_soon(_live, cell, start_timeout, name=name)
-        ref = await cell.wait_started()
         try:
-            yield ref
+            yield await cell.wait_started()
+        except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
+            failure = exc
         finally:
             cell.request_stop("its owner has ended")
             with trio.CancelScope(shield=True):  # bounded: the grace deadline is on the actor's own scope
                 await cell.wait_ended()
+    if failure is not None:
+        raise failure

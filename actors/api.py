@@ -57,10 +57,16 @@ class RunHandle:
         then what follows it. Leaving the block stops listening, not the run.
         """
         send, receive = trio.open_memory_channel[Numbered | Gap](0)
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery, receive:
             nursery.start_soon(self._pump, send, after)
-            yield receive
+            try:
+                yield receive
+            except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
+                failure = exc
             nursery.cancel_scope.cancel(reason="the listener has left")
+        if failure is not None:
+            raise failure
 
     async def _pump(self, send: trio.MemorySendChannel[Numbered | Gap], after: int) -> None:
         bell = Bell()

@@ -29,6 +29,7 @@ from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset
 from actors.toolsets.functions import FunctionsToolset
 from engine.config import Config
+from engine.restart import Backoff
 from engine.storage import lock
 
 # Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
@@ -59,6 +60,7 @@ class Composition:
 STORE_GRACE = 30.0
 # The whole tree's end: the sum of its children's graces in the worst case.
 ROOT_GRACE = 120.0
+TOOLSET_BACKOFF = Backoff(first=1.0, most=32.0)
 # The toolset of the functions that a program registers (open_engine).
 FUNCTIONS = "functions"
 
@@ -95,7 +97,15 @@ async def open_composition(
                 return Store(folder, limits=config.limits, durability=config.durability)
 
             def toolset_supervisor() -> Actor:
-                return Supervisor([ChildSpec(name=name, factory=make) for name, make in toolsets.items()])
+                # Longer than a toolset's own deadline, which it reports as a failure of its own.
+                timeout = 2 * config.limits.toolset_start_timeout
+                return Supervisor(
+                    [
+                        ChildSpec(name=name, factory=make, restart="transient", start_timeout=timeout)
+                        for name, make in toolsets.items()
+                    ],
+                    backoff=TOOLSET_BACKOFF,
+                )
 
             def registry() -> Actor:
                 assert root is not None
@@ -134,5 +144,7 @@ def make_toolsets(config: Config, functions: Sequence[Callable[..., Any]]) -> di
             chosen,
         )
     if functions:
-        made[FUNCTIONS] = lambda: ToolsetActor(FunctionsToolset(functions, limits=limits), limits=limits)
+        # Made here, so that a function that cannot be a tool is refused at once and by its name.
+        toolset = FunctionsToolset(functions, limits=limits)
+        made[FUNCTIONS] = lambda: ToolsetActor(toolset, limits=limits)
     return made
