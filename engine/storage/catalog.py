@@ -1,0 +1,191 @@
+"""Sessions: created, changed, listed, deleted. Each function is one step inside a transaction of its caller.
+
+Errors: CallerError unknown_session for an id that no session has.
+"""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from engine.commands import SessionChanges, SessionPage
+from engine.errors import CallerError
+from engine.limits import DEFAULT
+from engine.storage import cursors, idempotency
+from engine.storage.columns import dump
+from engine.storage.idempotency import Claim
+from engine.transcript.records import Usage
+from engine.transcript.session import Session
+
+# A page of a list ends early at this many stored bytes of what may be long, so that it fits a frame. What grows when
+# it is escaped is cut where frames are made.
+_PAGE_BYTES: Final = DEFAULT.frame_bytes * 5 // 8
+# Stored bytes of a session's numbers and ids in a list.
+_ROW_BYTES: Final = 512
+
+_COLUMNS: Final = (
+    "changed, id, title, model, cwd, parent_id, created_at, updated_at, revision, message_count, input_tokens,"
+    " output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, cost, toolsets, metadata, instructions"
+)
+
+
+def key_of(connection: Connection, session_id: str) -> int:
+    """The session's integer key."""
+    row = connection.execute("SELECT key FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise unknown(session_id)
+    return int(row[0])
+
+
+def unknown(session_id: str) -> CallerError:
+    return CallerError("unknown_session", f"no session has the id {session_id[:128]!r}")
+
+
+def create(connection: Connection, session: Session, claim: Claim | None, now: int) -> Session:
+    """Store a new session at revision 1; for a repeated claim the session that it made first, as it is now."""
+    earlier = idempotency.result(connection, claim, now)
+    if earlier is not None:
+        return get(connection, earlier)
+    usage = session.usage
+    connection.execute(
+        f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            _next_change(connection), session.id, session.title, session.model, session.cwd, session.parent_id,
+            session.created_at, session.updated_at, usage.input_tokens, usage.output_tokens, usage.reasoning_tokens,
+            usage.cache_read_tokens, usage.cache_write_tokens, usage.cost, dump(session.toolsets), session.metadata,
+            None if session.instructions is None else session.instructions.encode(),
+        ),
+    )  # fmt: skip
+    idempotency.remember(connection, claim, session.id, now)
+    return attrs.evolve(session, revision=1, message_count=0)
+
+
+def get(connection: Connection, session_id: str) -> Session:
+    row = connection.execute(f"SELECT {_COLUMNS} FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise unknown(session_id)
+    return _session(row)
+
+
+def update(connection: Connection, session_id: str, changes: SessionChanges, now: int) -> Session:
+    """Change the fields that are given; one revision more. Raises CallerError stale_revision."""
+    key = key_of(connection, session_id)
+    check_revision(connection, key, changes.expected_revision)
+    values = {
+        "title": changes.title,
+        "model": changes.model,
+        "instructions": None if changes.instructions is None else changes.instructions.encode(),
+        "toolsets": None if changes.toolsets is None else dump(changes.toolsets),
+        "metadata": changes.metadata,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    if given:
+        columns = ", ".join(f"{name} = ?" for name in given)
+        connection.execute(f"UPDATE sessions SET {columns} WHERE key = ?", (*given.values(), key))
+    touch(connection, key, now)
+    return get(connection, session_id)
+
+
+def delete(connection: Connection, session_id: str) -> None:
+    """Remove the session with its messages, parts, chunks and runs."""
+    connection.execute("DELETE FROM sessions WHERE key = ?", (key_of(connection, session_id),))
+
+
+def reclaim(connection: Connection, pages: int) -> bool:
+    """Give up to `pages` free pages back to the file system; whether some are left."""
+    # The statement frees one page a fetch.
+    connection.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return bool(free)
+
+
+def page(connection: Connection, limit: int, cursor: str | None, query: str | None) -> SessionPage:
+    """Sessions, the latest change first. `query` is a part of the title, upper and lower case being the same.
+
+    Needs the reader's `casefold`. Ends early to fit a frame. A session that changes while a client pages moves to
+    the front: it may be missed by that client, and is never shown twice in pages that follow each other.
+    """
+    sought = (query or "").casefold()
+    found = connection.execute(
+        f"SELECT {_COLUMNS} FROM sessions WHERE changed < ?{' AND instr(casefold(title), ?)' if sought else ''}"
+        " ORDER BY changed DESC LIMIT ?",
+        (cursors.decode("s", cursor), *([sought] if sought else []), limit + 1),
+    )
+    items: list[Session] = []
+    room = _PAGE_BYTES
+    last = 0
+    for row in found:
+        room -= _ROW_BYTES + len(row[2]) + len(row[4]) + len(row[16]) + len(row[17]) + len(row[18] or b"")
+        if len(items) == limit or (items and room < 0):
+            return SessionPage(tuple(items), cursors.encode("s", last))
+        items.append(_session(row))
+        last = row[0]
+    return SessionPage(tuple(items))
+
+
+def check_revision(connection: Connection, key: int, expected: int | None) -> None:
+    """Raises CallerError stale_revision {revision} if another revision was expected."""
+    if expected is None:
+        return
+    revision = revision_of(connection, key)
+    if revision != expected:
+        raise CallerError("stale_revision", f"the session is at revision {revision}, not {expected}", revision=revision)
+
+
+def revision_of(connection: Connection, key: int) -> int:
+    (revision,) = connection.execute("SELECT revision FROM sessions WHERE key = ?", (key,)).fetchone()
+    return int(revision)
+
+
+def touch(connection: Connection, key: int, now: int, *, messages: int = 0, usage: Usage | None = None) -> int:
+    """Count a change of the session or its transcript, with `messages` more and `usage` added. The new revision."""
+    (revision,) = connection.execute(
+        "UPDATE sessions SET revision = revision + 1, changed = ?, updated_at = ?, message_count = message_count + ?"
+        " WHERE key = ? RETURNING revision",
+        (_next_change(connection), now, messages, key),
+    ).fetchone()
+    if usage is not None:
+        connection.execute(
+            "UPDATE sessions SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
+            " reasoning_tokens = reasoning_tokens + ?, cache_read_tokens = cache_read_tokens + ?,"
+            " cache_write_tokens = cache_write_tokens + ?,"
+            " cost = CASE WHEN ?6 IS NULL THEN cost ELSE coalesce(cost, 0) + ?6 END WHERE key = ?7",
+            (
+                usage.input_tokens, usage.output_tokens, usage.reasoning_tokens,
+                usage.cache_read_tokens, usage.cache_write_tokens, usage.cost, key,
+            ),
+        )  # fmt: skip
+    return int(revision)
+
+
+def _next_change(connection: Connection) -> int:
+    (newest,) = connection.execute("SELECT max(changed) FROM sessions").fetchone()
+    return (newest or 0) + 1
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    return Session(
+        id=row[1],
+        title=row[2],
+        model=row[3],
+        cwd=row[4],
+        parent_id=row[5],
+        created_at=row[6],
+        updated_at=row[7],
+        revision=row[8],
+        message_count=row[9],
+        usage=Usage(
+            input_tokens=row[10],
+            output_tokens=row[11],
+            reasoning_tokens=row[12],
+            cache_read_tokens=row[13],
+            cache_write_tokens=row[14],
+            cost=row[15],
+        ),
+        toolsets=tuple(orjson.loads(row[16])),
+        metadata=row[17],
+        instructions=None if row[18] is None else row[18].decode("utf-8", "replace"),
+    )

@@ -1,0 +1,70 @@
+"""Long strings by handle, in pieces (`output.read`)."""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+from typing import Final
+
+import orjson
+
+from engine.commands import OutputPiece
+from engine.errors import CallerError
+from engine.storage import texts
+from engine.storage.columns import LONG
+from engine.wire import handles
+
+# Longest character of UTF-8: a piece is never empty before the end, however small it was asked for.
+_CHARACTER_BYTES: Final = 4
+
+
+def read(connection: Connection, handle: str, offset: int, limit: int) -> OutputPiece:
+    """At most `limit` bytes from the byte `offset` on, ending on a character boundary (and beginning on one: an
+    offset inside a character is moved to the next). Beyond the end the piece is empty.
+
+    Of a file's content the bytes are those of its base64 text. Raises CallerError unknown_output.
+    """
+    named = handles.parse(handle)
+    if named is None:
+        raise _unknown(handle)
+    if named.field == "instructions":
+        row = connection.execute("SELECT instructions FROM sessions WHERE id = ?", (named.owner_id,)).fetchone()
+        if row is None or row[0] is None:
+            raise _unknown(handle)
+        return _piece(row[0][offset : offset + max(limit, _CHARACTER_BYTES)], offset, limit, len(row[0]))
+    row = connection.execute("SELECT key, kind, body FROM parts WHERE id = ?", (named.owner_id,)).fetchone()
+    if row is None:
+        raise _unknown(handle)
+    key, kind, body = row
+    field = "data_base64" if named.field == "data" else named.field
+    column = LONG.get(kind, {}).get(field)
+    if column is None:
+        value = orjson.loads(body).get(field)
+        if not isinstance(value, str):
+            raise _unknown(handle)
+        data = value.encode()
+        return _piece(data[offset : offset + max(limit, _CHARACTER_BYTES)], offset, limit, len(data))
+    total = texts.size(connection, key, column)
+    if total is None:
+        raise _unknown(handle)
+    data = texts.read(connection, key, column, offset, offset + max(limit, _CHARACTER_BYTES))
+    return _piece(data, offset, limit, total)
+
+
+def _piece(data: bytes, offset: int, limit: int, total: int) -> OutputPiece:
+    """`data` begins at `offset` and is a character longer than `limit` at most."""
+    begin, end = texts.whole_characters(data[:limit], at_end=offset + min(limit, len(data)) >= total)
+    if end <= begin and data:  # the limit is smaller than the first character: give that one
+        begin, _ = texts.whole_characters(data, at_end=True)
+        end = begin + 1
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end += 1
+    following = offset + end
+    return OutputPiece(
+        text=data[begin:end].decode("utf-8", "replace"),
+        total=total,
+        next_offset=following if following < total else None,
+    )
+
+
+def _unknown(handle: str) -> CallerError:
+    return CallerError("unknown_output", f"no stored output has the handle {handle[:128]!r}")
