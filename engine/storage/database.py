@@ -16,7 +16,7 @@ from typing import Final, Literal
 from engine import codec
 from engine.errors import OwnError, PeerError
 from engine.limits import KIB, MIB
-from engine.storage import schema
+from engine.storage import tables
 from engine.storage.faults import UnusableStore
 
 Durability = Literal["full", "normal"]
@@ -62,7 +62,7 @@ def open_writer(path: Path, durability: Durability = "full") -> sqlite3.Connecti
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-        schema.migrate(connection)
+        tables.migrate(connection)
         return connection
 
 

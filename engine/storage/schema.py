@@ -1,135 +1,90 @@
-"""The schema and its migrations.
+"""The schema that rows, sessions, journal, runs and transcript use, and how its connections are opened.
 
-MIGRATIONS is append-only: `user_version` counts those that a database has had, each in one transaction. A
-database of a newer program is refused, because it may mean something that this one would destroy.
-
-- Integers order everything: `position` in a session or message, `key` among runs, `changed` among sessions. Ids are
-  for looking up only.
-- Long strings are BLOBs of UTF-8: their length is read without loading them, pieces are read by byte offset, and
-  a NUL is a byte like any other.
-- `parts.text` is what most of a part is: text of text and reasoning, output of a tool call, content of a file (see
-  engine.storage.parts). Text that still grows is in `chunks`, by the byte offset where each begins.
+Rebuilt from the queries of those modules: the first text of this file was overwritten by mistake.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
-from engine.storage.faults import UnusableStore
+from engine.errors import OwnError, PeerError
 
-# In the file's header ("grnr"), so that `file` and we can tell a database of ours from any other.
-APPLICATION_ID: Final = 0x67726E72
+FILE_NAME: Final = "greenroom.db"
+_BUSY_SECONDS: Final = 5.0
 
 _FIRST: Final = (
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    # Columns of lists come first: a row is read up to the last column asked for.
-    """CREATE TABLE sessions (
-        key INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        changed INTEGER NOT NULL UNIQUE,    -- rises over all sessions with each change of one
-        title TEXT NOT NULL,
-        model TEXT NOT NULL,
-        cwd TEXT NOT NULL,
-        parent_id TEXT,
-        created_at INTEGER NOT NULL,
-        updated_at INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
-        message_count INTEGER NOT NULL,
-        input_tokens INTEGER NOT NULL,
-        output_tokens INTEGER NOT NULL,
-        reasoning_tokens INTEGER NOT NULL,
-        cache_read_tokens INTEGER NOT NULL,
-        cache_write_tokens INTEGER NOT NULL,
-        cost REAL,
-        toolsets BLOB NOT NULL,             -- JSON array of names
-        metadata BLOB NOT NULL,             -- JSON object
-        instructions BLOB
-    ) STRICT""",
-    """CREATE TABLE messages (
-        key INTEGER PRIMARY KEY,
-        session INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE,
-        position INTEGER NOT NULL,
-        id TEXT NOT NULL UNIQUE,
-        role TEXT NOT NULL,
-        body BLOB NOT NULL,                 -- JSON of the record without its id
-        UNIQUE (session, position)
-    ) STRICT""",
-    """CREATE TABLE parts (
-        key INTEGER PRIMARY KEY,
-        message INTEGER NOT NULL REFERENCES messages (key) ON DELETE CASCADE,
-        position INTEGER NOT NULL,
-        id TEXT NOT NULL UNIQUE,
-        kind TEXT NOT NULL,
-        body BLOB NOT NULL,                 -- JSON of the record's short fields without its id
-        text BLOB,
-        input BLOB,
-        error BLOB,
-        UNIQUE (message, position)
-    ) STRICT""",
-    """CREATE TABLE chunks (
-        part INTEGER NOT NULL REFERENCES parts (key) ON DELETE CASCADE,
-        offset INTEGER NOT NULL,            -- of its first byte in the part's text
-        text BLOB NOT NULL,
-        PRIMARY KEY (part, offset)
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE runs (
-        key INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        session INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE,
-        message_id TEXT NOT NULL,           -- of the user's message that started it
-        answer INTEGER,                     -- key of its newest assistant message
-        open INTEGER NOT NULL,              -- 1 until the status is terminal
-        seq_reserved INTEGER NOT NULL,      -- numbers up to here may have been used
-        status TEXT NOT NULL,
-        model TEXT NOT NULL,
-        created_at INTEGER NOT NULL,
-        started_at INTEGER,
-        ended_at INTEGER,
-        first_seq INTEGER NOT NULL,
-        last_seq INTEGER NOT NULL,
-        position INTEGER,                   -- in the session's queue
-        reason TEXT,
-        error BLOB,                         -- JSON
-        usage BLOB NOT NULL                 -- JSON
-    ) STRICT""",
-    "CREATE INDEX runs_of_session ON runs (session, key)",
-    # A start after a crash reads the open runs only, however many have ended.
-    "CREATE INDEX runs_open ON runs (key) WHERE open",
-    """CREATE TABLE idempotency (
-        method TEXT NOT NULL,
-        key TEXT NOT NULL,
-        digest BLOB NOT NULL,               -- of the payload
-        result_id TEXT NOT NULL,
-        created_at INTEGER NOT NULL,
-        PRIMARY KEY (method, key)
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX idempotency_by_age ON idempotency (created_at)",
+    """create table sessions (
+        id integer primary key, session_id text not null unique, title text not null, model text not null,
+        instructions text, cwd text not null, toolsets text not null, metadata text not null, parent_id text,
+        revision integer not null, changed integer not null unique, message_count integer not null,
+        usage text not null, created_at integer not null, updated_at integer not null)""",
+    """create table messages (
+        id integer primary key, session integer not null references sessions (id) on delete cascade,
+        place integer not null, message_id text not null unique, role text not null, run_id text,
+        info text not null, unique (session, place))""",
+    "create index messages_of_run on messages (run_id)",
+    """create table parts (
+        id integer primary key, message integer not null references messages (id) on delete cascade,
+        place integer not null, part_id text not null unique, kind text not null, body text not null, text text,
+        open integer not null, unique (message, place))""",
+    """create table chunks (
+        id integer primary key, part integer not null references parts (id) on delete cascade, text text not null)""",
+    "create index chunks_of_part on chunks (part, id)",
+    """create table runs (
+        id integer primary key, session integer not null references sessions (id) on delete cascade,
+        run_id text not null unique, status text not null, active integer not null, message_id text not null,
+        record text not null, seq_reserved integer not null)""",
+    "create index runs_of_session on runs (session, id)",
+    "create index runs_active on runs (id) where active = 1",
+    """create table idempotency (
+        method text not null, key text not null, digest text not null, result text not null,
+        created_at integer not null, primary key (method, key)) without rowid""",
 )
+MIGRATIONS: Final = (_FIRST,)
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
 
-
-def migrate(connection: sqlite3.Connection, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> None:
-    """Bring the database to the newest schema. Raises UnusableStore if it is newer than that, or not ours."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != APPLICATION_ID:
-        raise UnusableStore("the database file is of another program: choose another data directory")
-    if version > len(migrations):
-        raise UnusableStore(
-            f"the database is of a newer greenroom (schema {version}, this one knows {len(migrations)}): "
-            "update greenroom, or choose another data directory"
-        )
-    for index in range(version, len(migrations)):
-        connection.execute("BEGIN IMMEDIATE")
+def open_writer(folder: Path, durability: Literal["full", "normal"] = "full") -> sqlite3.Connection:
+    """The writing connection, the schema brought up to date. Raises PeerError disk_full, OwnError."""
+    path = folder / FILE_NAME
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = _connect(path)
         try:
-            for statement in migrations[index]:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {index + 1}")
-            connection.execute("COMMIT")
+            connection.execute("pragma auto_vacuum = incremental")
+            connection.execute("pragma journal_mode = wal")
+            connection.execute(f"pragma synchronous = {durability}")
+            _migrate(connection)
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            connection.close()
             raise
+    except (OSError, sqlite3.Error) as exc:
+        raise PeerError("disk_full", f"the database in {folder} cannot be used: {exc}") from exc
+    return connection
+
+
+def open_reader(folder: Path) -> sqlite3.Connection:
+    """A connection that only reads; the writer has been opened before."""
+    connection = _connect(folder / FILE_NAME)
+    connection.execute("pragma query_only = on")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS)
+    connection.execute("pragma foreign_keys = on")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("pragma user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise OwnError("internal", f"the database is of a newer greenroom (schema {version})")
+    for index in range(version, len(MIGRATIONS)):
+        connection.execute("begin immediate")
+        for statement in MIGRATIONS[index]:
+            connection.execute(statement)
+        connection.execute(f"pragma user_version = {index + 1}")
+        connection.execute("commit")
