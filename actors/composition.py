@@ -85,13 +85,13 @@ async def open_composition(
     with lock.hold(folder):
         async with Models(config.models, config.limits) as models:
             toolsets = make_toolsets(config, functions)
-            root: SupervisorRef | None = None
+            # Factories run when their child is started, and again when it is restarted: they look Refs up then.
+            refs: list[SupervisorRef] = []
 
-            def find(name: str) -> Any:
-                assert root is not None
-                return root.child("toolsets").child(name)
+            def child(name: str) -> Any:
+                return refs[0].child(name)
 
-            toolbox = Toolbox(list(toolsets), find)
+            toolbox = Toolbox(list(toolsets), lambda name: child("toolsets").child(name))
 
             def store() -> Actor:
                 return Store(folder, limits=config.limits, durability=config.durability)
@@ -108,10 +108,7 @@ async def open_composition(
                 )
 
             def registry() -> Actor:
-                assert root is not None
-                services = Services(
-                    store=root.child("store"), models=models, toolbox=toolbox, limits=config.limits
-                )
+                services = Services(store=child("store"), models=models, toolbox=toolbox, limits=config.limits)
                 defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())
                 return Registry(services, defaults)
 
@@ -122,6 +119,7 @@ async def open_composition(
             ]
             supervisor = Supervisor(strategy="rest_for_one")
             async with open_actor(supervisor, "daemon", grace=ROOT_GRACE) as root:
+                refs.append(root)
                 composition = Composition(root, models, toolbox, folder)
                 await root.add(*specs)
                 await root.add(*extra(composition))

@@ -8,6 +8,7 @@ never waits for a session or the disk: whatever does is deferred.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import attrs
 import trio
 
+from actors import snapshots
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
-from actors import snapshots
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.run import Services
 from actors.session import Session, SessionRef, StartedRun
@@ -28,6 +29,8 @@ from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.runs.retention import Retention
 from engine.transcript.session import Session as SessionRecord
+
+_log = logging.getLogger("greenroom.registry")
 
 # What a client should wait before it tries a refused run again: about the life of a short run.
 RETRY_AFTER_MS = 1000
@@ -131,9 +134,7 @@ class Registry(Actor):
         self._runs: dict[str, RunFeed] = {}  # active and retained
         self._active: set[str] = set()
         self._starting = 0
-        self._retention = Retention(
-            retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max
-        )
+        self._retention = Retention(retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max)
         self._retained_changed = trio.Event()
         self._drained: trio.Event | None = None
 
@@ -141,6 +142,10 @@ class Registry(Actor):
         return RegistryRef(cell)
 
     async def on_start(self) -> None:
+        # No run is active below a registry that starts: what the store has as open was lost, by a crash or with
+        # the registry before this one.
+        for run in await self._services.store.settle_open_runs():
+            _log.warning("%s of %s is settled as interrupted", run.id, run.session_id)
         self.cell.start_soon(self._evict)
 
     async def handle(self, message: object) -> object:
@@ -243,9 +248,7 @@ class Registry(Actor):
         try:
             record = await self._services.store.get_session(session_id)
             actor = Session(self._services, record, self._run_started, self._run_ended)
-            revived: SessionRef = await self.cell.start_child(
-                actor, session_id, grace=2 * self._limits.cancel_grace
-            )
+            revived: SessionRef = await self.cell.start_child(actor, session_id, grace=2 * self._limits.cancel_grace)
             self._sessions[session_id] = revived
             return revived
         finally:
@@ -278,7 +281,7 @@ class Registry(Actor):
             while True:
                 session = await self._session(start.session_id)
                 try:
-                    return await session.start_run(start)
+                    return await self._with_feed(await session.start_run(start))
                 except ActorDied:
                     # It was stopped (passivated, deleted) between the look-up and the ask: look again.
                     if session.state == "running" or self._drained is not None:
@@ -294,6 +297,12 @@ class Registry(Actor):
         if session is not None:
             await session.cancel_run(run_id, reason or "stopped by a client")
         return feed.run
+
+    async def _with_feed(self, started: StartedRun) -> StartedRun:
+        if started.feed is not None:
+            return started
+        run_id = started.run.id
+        return attrs.evolve(started, run=await self.get_run(run_id), feed=await self.watch_run(run_id))
 
     async def get_run(self, run_id: str) -> RunRecord:
         feed = self._runs.get(run_id)

@@ -19,14 +19,13 @@ from typing import Final
 import attrs
 import trio
 
-from actors import _clock
+from actors import _clock, snapshots
 from actors._actor import Actor, Cell, Ref
 from actors._feed import RunFeed
-from actors.models import Models
 from actors.journal import RunJournal
+from actors.models import Models
 from actors.store import StoreRef
 from actors.toolset import Toolbox
-from actors import snapshots
 from engine import codec, ids
 from engine.commands import RunSnapshot
 from engine.errors import EngineError
@@ -72,6 +71,13 @@ class _End:
     finish: Finish
     reason: str | None = None
     error: Failure | None = None
+
+    @property
+    def why(self) -> str:
+        """What a call's result says of a call that did not finish."""
+        if self.error is not None:
+            return self.error.message
+        return f"the run was {self.status}" + (f" ({self.reason})" if self.reason else "")
 
 
 class RunRef(Ref):
@@ -148,7 +154,8 @@ class Run(Actor):
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
                 await self._settle(end)
             if not self._feed.ended:
-                self._finish(attrs.evolve(end, status="interrupted", error=Failure(code="disk_full", message="the disk did not answer in time")))
+                late = Failure(code="disk_full", message="the disk did not take the run's end in time")
+                self._finish(attrs.evolve(end, status="interrupted", error=late))
             self._settled.set()
             self.cell.finish("settled")
 
@@ -190,9 +197,7 @@ class Run(Actor):
                 parent_id=self._message.info.id,
                 model=model,
             )
-            turn = self._turn = Turn(
-                number, info, limits=self._limits, full_name=lambda name: names.get(name, name)
-            )
+            turn = self._turn = Turn(number, info, limits=self._limits, full_name=lambda name: names.get(name, name))
             await self._apply(turn.begin())
             await self._answer(turn, model, messages, specs)
             if not turn.calls or turn.full:
@@ -236,9 +241,7 @@ class Run(Actor):
             context = ToolContext(
                 session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
             )
-            result = await self._services.toolbox.call(
-                part.tool, part.input, context, toolsets=self._session.toolsets
-            )
+            result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
             await self._apply(turn.end_call(part, result, self._services.now_ms()))
 
     # ------------------------------------------------------------ durable and shown
@@ -302,8 +305,7 @@ class Run(Actor):
         step, self._held = self._held, Step()
         turn = self._turn
         if turn is not None and not turn.closed:
-            why = end.error.message if end.error else f"the run was {end.status}" + (f" ({end.reason})" if end.reason else "")
-            last = turn.interrupt(end.finish, why, self._services.now_ms(), end.error)
+            last = turn.interrupt(end.finish, end.why, self._services.now_ms(), end.error)
             self._counted(turn, last)
             step.changes += last.changes
             step.facts += last.facts
@@ -331,9 +333,7 @@ class Run(Actor):
     def _finish(self, end: _End) -> None:
         self._status = advance(self._status, end.status)
         self._feed.run = self._record(end, self._feed.log.last_seq + 1)
-        self._show(
-            [RunFinished(status=end.status, reason=end.reason, error=end.error, usage=self._feed.run.usage)]
-        )
+        self._show([RunFinished(status=end.status, reason=end.reason, error=end.error, usage=self._feed.run.usage)])
         self._feed.end()
         self._on_settled(self._feed)
 

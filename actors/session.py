@@ -21,6 +21,7 @@ from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, OwnError
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
+from engine.storage.starting import StoredRun
 from engine.tools import paths
 from engine.transcript.records import FilePart, Message, Part, TextPart, UserMessage
 from engine.transcript.session import Session as SessionRecord
@@ -28,12 +29,13 @@ from engine.transcript.session import Session as SessionRecord
 
 @attrs.frozen(slots=True)
 class StartedRun:
-    """The answer to a started run. `feed` begins at the run's first event."""
+    """The answer to a started run. `feed` begins at its first event; None for a repeated request, whose run the
+    registry finds."""
 
     run: RunRecord
     message_id: str
     revision: int
-    feed: RunFeed
+    feed: RunFeed | None
 
 
 @attrs.frozen(slots=True)
@@ -121,6 +123,9 @@ class Session(Actor):
     # ------------------------------------------------------------ starting a run
     async def _start(self, start: StartRun) -> StartedRun:
         services = self._services
+        repeated = await services.store.repeated_run(start)
+        if repeated is not None:
+            return self._repeated(repeated)
         record = await services.store.get_session(self._id)
         model = start.model or record.model
         if not services.models.has(model):
@@ -143,6 +148,8 @@ class Session(Actor):
         )
         message = await self._message(start, run.id, record.cwd, now)
         stored = await services.store.start_run(run, message, start, now)
+        if stored.repeated:
+            return self._repeated(stored)
         return await self._launch(record, stored.run, message, stored.revision)
 
     async def _launch(self, record: SessionRecord, run: RunRecord, message: Message, revision: int) -> StartedRun:
@@ -168,6 +175,10 @@ class Session(Actor):
         self.feed.add(feed)
         self._changed.set()
         return StartedRun(run, message.info.id, revision, feed)
+
+    def _repeated(self, stored: StoredRun) -> StartedRun:
+        """The answer to a request that was answered before; its run may have ended, and left memory."""
+        return StartedRun(stored.run, stored.message_id, stored.revision, None)
 
     def _settled(self, feed: RunFeed) -> None:
         self.active = None
