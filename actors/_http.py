@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -331,4 +332,4 @@ def _reasons(exc: BaseException) -> list[str]:
         return list(dict.fromkeys(reason for inner in cause.exceptions for reason in _reasons(inner)))
     if isinstance(cause, OSError):
         return _reasons(cause)
-    return [exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)]
+    return [os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)]

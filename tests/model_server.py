@@ -286,7 +286,7 @@ class Server:
         self.count = 0
 
     async def connection(self, stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             async with stream:
                 reader = h11.Connection(h11.SERVER)
                 async for head, body in requests(stream, reader):

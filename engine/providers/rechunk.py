@@ -15,8 +15,8 @@ _HEAD_END: Final = re.compile(rb"\n\r?\n")
 _CHUNKED: Final = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r?\n", re.I)
 _INTERIM: Final = re.compile(rb"HTTP/1\.[01] 1\d\d[ \r\n]")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\r\n]*|[ \t]*)\r\n")
-# A head above this passes unchanged: more than any library takes.
-_HEAD_MAX: Final = 128 * 1024
+# A head above this passes unchanged, with its body: services send a tenth of it.
+_HEAD_MAX: Final = 16 * 1024
 # A chunk's size with extensions; services send none.
 _SIZE_LINE_MAX: Final = 1024
 
