@@ -48,10 +48,10 @@ def request(text: str, *parts: Part) -> ModelRequest:
     return ModelRequest(model="ours", instructions="Be brief.", messages=tuple(messages), tools=())
 
 
-def models(server: ModelServer, environ: dict[str, str] | None = None, **fields: Any) -> Models:
-    """With short silences; other fields are the model's."""
+def models(server: ModelServer, environ: dict[str, str] | None = None, silence: float = LIMIT, **fields: Any) -> Models:
+    """`silence` is the progress timeout; other fields are the model's."""
     config = {"provider": "openai", "base_url": server.url, "model": "theirs", **fields}
-    limits = attrs.evolve(DEFAULT, progress_timeout=0.3, connect_timeout=2.0)
+    limits = attrs.evolve(DEFAULT, progress_timeout=silence, connect_timeout=LIMIT)
     return Models({"ours": ModelConfig(**config), "demo": ModelConfig(provider="demo")}, limits, environ or {})
 
 
@@ -165,7 +165,7 @@ async def test_an_answer_without_a_stream(server: ModelServer) -> None:
 
 
 async def test_an_answer_whose_connection_stays_open_ends_all_the_same(server: ModelServer) -> None:
-    assert await call(server, "!unclosed") == [TextDelta("whole"), AnswerFinished("stop")]
+    assert await call(server, "!unclosed", silence=0.3) == [TextDelta("whole"), AnswerFinished("stop")]
     assert (await ended(server))["end"] == "closed"
 
 
@@ -248,7 +248,7 @@ async def test_what_a_service_does_wrong(server: ModelServer, text: str, before:
 
 @pytest.mark.parametrize(("text", "before"), [("!silence n=2", "partial partial "), ("!hang", ""), ("!slow_head", "")])
 async def test_silence(server: ModelServer, text: str, before: str) -> None:
-    told, error = await failed(server, text)
+    told, error = await failed(server, text, silence=0.3)
     assert told == before
     assert (error.code, error.retry) == ("provider_timeout", True)
     assert "0.3 s" in error.message
@@ -364,7 +364,7 @@ async def test_no_descriptor_is_left(server: ModelServer) -> None:
         "!status code=500",
         "!event bytes=5000000",
     ):
-        async with models(server) as ours:
+        async with models(server, silence=0.3) as ours:
             with contextlib.suppress(PeerError):
                 await read(ours, request(text))
     assert len(os.listdir("/proc/self/fd")) == before
