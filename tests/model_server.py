@@ -105,8 +105,9 @@ async def greeting(answer: Answer, asked: Settings) -> None:
 
 
 async def stream(answer: Answer, asked: Settings) -> None:
-    """n deltas, `rate` a second (0: as fast as they go); with stamp=1 each is the monotonic time it was sent."""
-    count, rate = int(asked.get("n", "10")), float(asked.get("rate", "0"))
+    """n deltas, `rate` a second (0: as fast as they go), `batch` of them in a chunk; with stamp=1 each is the
+    monotonic time it was sent."""
+    count, rate, batch = int(asked.get("n", "10")), float(asked.get("rate", "0")), int(asked.get("batch", "1"))
     text = asked.get("text", "word ")
     await answer.raw(HEAD)
     model = answer.model
@@ -114,11 +115,11 @@ async def stream(answer: Answer, asked: Settings) -> None:
     first, last = b"data: " + before.encode(), after.encode() + b"\n\n"
     # Streams that begin together do not tick together.
     start = trio.current_time() + (answer.asked.number * 0.618 % 1) / rate if rate else 0.0
-    for number in range(count):
+    for number in range(0, count, batch):
         if rate:
             await trio.sleep_until(start + number / rate)
         content = f"{time.monotonic():.6f} " if asked.get("stamp") else text
-        data = first + content.encode() + last
+        data = (first + content.encode() + last) * min(batch, count - number)
         await answer.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
     await answer.end(words=count)
 

@@ -1,0 +1,366 @@
+"""What streaming costs: the daemon against a model service, beside a bare pass-through on the same libraries.
+
+    python scripts/bench_stream.py [--json] [--quick] [--only floor|daemon]
+
+Model service (tests/model_server.py), server under test and clients are processes of their own; each stream has a
+WebSocket of its own. Measured of each server:
+
+- CPU µs a delta: the process's CPU time (all threads, from its CPU clock) over a scenario, by the deltas delivered
+- added ms: from the service's sending of a delta (its text is the monotonic time) to its arrival at the client
+- idle MB (resident and proportional) after the ready line, and the seconds from process start to that line
+
+Medians of three rounds, one with --quick. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.model_server import model_server  # noqa: E402 - found by the line above
+
+STAMP = re.compile(rb"(\d+\.\d{6}) ")
+# A model service that sends a burst sends many events at a time.
+BURST_BATCH = 50
+# Streams are given this long beyond their nominal time before the measurement is given up.
+PATIENCE = 60.0
+
+
+@attrs.frozen
+class Scenario:
+    name: str
+    streams: int
+    rate: int  # deltas a second of each stream; 0: one burst
+    seconds: float  # of streaming; of a burst unused
+    deltas: int  # of each stream
+
+    @property
+    def prompt(self) -> str:
+        batch = BURST_BATCH if not self.rate else 1
+        return f"!stream n={self.deltas} rate={self.rate} batch={batch} stamp=1"
+
+
+def scenarios(quick: bool) -> list[Scenario]:
+    seconds = 2.0 if quick else 5.0
+    paced = [(1, 50), (50, 20), (50, 200)]
+    return [
+        Scenario("1 stream, burst", 1, 0, 0, 10_000 if quick else 30_000),
+        *(Scenario(f"{n} × {rate}/s", n, rate, seconds, int(rate * seconds)) for n, rate in paced),
+    ]
+
+
+# ------------------------------------------------------------ a lean WebSocket client
+class Socket:
+    """Enough of RFC 6455 for a measurement: the client must not be what is measured."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, url: str, headers: dict[str, str]) -> AsyncIterator[Socket]:
+        address, _, path = url.removeprefix("ws://").partition("/")
+        host, _, port = address.partition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            lines = [
+                f"GET /{path} HTTP/1.1", f"Host: {address}", "Upgrade: websocket", "Connection: Upgrade",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
+                *(f"{name}: {value}" for name, value in headers.items()),
+            ]  # fmt: skip
+            await stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n")
+            socket = cls(stream)
+            while (end := socket._buffer.find(b"\r\n\r\n")) < 0:
+                await socket._more()
+            assert socket._buffer.startswith(b"HTTP/1.1 101"), bytes(socket._buffer)
+            del socket._buffer[: end + 4]
+            yield socket
+
+    async def send(self, text: str) -> None:
+        await self._frame(0x81, text.encode())
+
+    async def _frame(self, first: int, data: bytes) -> None:
+        size = len(data)
+        # A mask of zeroes: frames from clients are masked, what with is theirs to choose.
+        head = struct.pack("!BBH", first, 0x80 | 126, size) if size > 125 else struct.pack("!BB", first, 0x80 | size)
+        await self._stream.send_all(head + b"\0\0\0\0" + data)
+
+    async def receive(self) -> list[bytes]:
+        """The messages that have arrived; waits for one at least. Empty at the end of the connection."""
+        while True:
+            messages = []
+            while (frame := self._take()) is not None:
+                opcode, data = frame
+                if opcode == 9:
+                    await self._frame(0x8A, data)
+                elif opcode == 8:
+                    return messages
+                else:
+                    messages.append(data)
+            if messages:
+                return messages
+            await self._more()
+
+    async def _more(self) -> None:
+        data = await self._stream.receive_some(262_144)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        self._buffer += data
+
+    def _take(self) -> tuple[int, bytes] | None:
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return None
+        size, at = buffer[1], 2
+        if size == 126:
+            if len(buffer) < 4:
+                return None
+            size, at = int.from_bytes(buffer[2:4], "big"), 4
+        elif size == 127:
+            if len(buffer) < 10:
+                return None
+            size, at = int.from_bytes(buffer[2:10], "big"), 10
+        if len(buffer) < at + size:
+            return None
+        assert buffer[0] & 0x80, "fragmented messages are not expected"
+        data = bytes(buffer[at : at + size])
+        opcode = buffer[0] & 15
+        del buffer[: at + size]
+        return opcode, data
+
+
+# ------------------------------------------------------------ servers under test
+class Server:
+    """A process with its measures; `stream` runs one answer and gives what arrived, message by message."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    ready_seconds: float
+    idle: dict[str, float]
+
+    def cpu(self) -> float:
+        """Seconds of CPU time of the process so far, ended threads included."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def memory(self) -> dict[str, float]:
+        """MB, resident and proportional."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return {
+            key.lower(): round(int(match[1]) / 1024, 1)
+            for key in ("Rss", "Pss")
+            if (match := re.search(rf"^{key}:\s+(\d+) kB", rollup, re.M))
+        }
+
+    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
+        raise NotImplementedError
+
+    def _start(self, command: list[str], ready: str) -> str:
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment())
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        self.ready_seconds = round(time.monotonic() - began, 3)
+        if not line.startswith(ready):
+            self.process.kill()
+            self.process.wait()
+            raise RuntimeError(f"{self.name} did not start")
+        time.sleep(1.0)  # what it still does after the ready line belongs to its idle state
+        self.idle = self.memory()
+        return line.removeprefix(ready).strip()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+class Floor(Server):
+    name = "floor"
+
+    def __init__(self, base_url: str) -> None:
+        command = [sys.executable, str(ROOT / "scripts" / "bench_floor.py"), "--base-url", base_url]
+        self.url = self._start(command, "floor ready ")
+
+    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
+        async with Socket.connect(self.url, {}) as socket:
+            await socket.send(prompt)
+            while True:
+                for message in await socket.receive():
+                    if message == b"[DONE]":
+                        return
+                    take(message)
+
+
+class Daemon(Server):
+    name = "daemon"
+
+    def __init__(self, base_url: str, folder: Path) -> None:
+        config = folder / "greenroom.toml"
+        config.write_text(
+            f'listen = "127.0.0.1:0"\ndefault_model = "bench"\n'
+            f'[models.bench]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "bench"\n'
+        )
+        data = folder / "data"
+        command = [sys.executable, "-m", "actors.cli", "serve", "--data", str(data), "--config", str(config)]
+        self._start(command, "greenroom ready ")
+        described = json.loads((data / "daemon.json").read_text())
+        self.url = described["ws_url"]
+        token = Path(described["token_file"]).read_text().strip()
+        self.headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "greenroom.v1"}
+
+    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
+        async with Socket.connect(self.url, self.headers) as socket:
+            await self._request(socket, "initialize", protocol=1, client={"name": "bench", "version": "1"})
+            session = (await self._request(socket, "session.create", toolsets=[]))["session"]
+            start = {"session_id": session["id"], "text": prompt, "watch": True}
+            await socket.send(json.dumps({"jsonrpc": "2.0", "id": 9, "method": "run.start", "params": start}))
+            while True:
+                for message in await socket.receive():
+                    if b'"part.delta"' in message:
+                        take(message)
+                    if b'"run.finished"' in message or b'"error":{' in message:
+                        assert b'"completed"' in message, message[-600:]
+                        return
+
+    async def _request(self, socket: Socket, method: str, **params: Any) -> Any:
+        await socket.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        [reply] = await socket.receive()
+        return json.loads(reply)["result"]
+
+
+# ------------------------------------------------------------ measuring
+@attrs.define
+class Round:
+    """Of one scenario: CPU µs a delta, added ms (none for a burst), deltas a second, deltas a message."""
+
+    cpu_us: float
+    p50_ms: float | None
+    p99_ms: float | None
+    seconds: float
+    merged: float
+
+
+async def measure(server: Server, scenario: Scenario) -> Round:
+    added: list[float] = []
+    messages = 0
+
+    def take(message: bytes) -> None:
+        nonlocal messages
+        now = time.monotonic()
+        messages += 1
+        added.extend([now - float(stamp) for stamp in STAMP.findall(message)])
+
+    cpu, began = server.cpu(), time.monotonic()
+    with trio.fail_after(scenario.seconds + PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(scenario.streams):
+                nursery.start_soon(server.stream, scenario.prompt, take)
+    cpu, seconds = server.cpu() - cpu, time.monotonic() - began
+    wanted = scenario.streams * scenario.deltas
+    assert len(added) == wanted, f"{server.name}, {scenario.name}: {len(added)} of {wanted} deltas arrived"
+    added.sort()
+    paced = scenario.rate > 0
+    return Round(
+        cpu_us=cpu / wanted * 1e6,
+        p50_ms=added[len(added) // 2] * 1000 if paced else None,
+        p99_ms=added[math.ceil(len(added) * 0.99) - 1] * 1000 if paced else None,
+        seconds=seconds,
+        merged=wanted / messages,
+    )
+
+
+async def measure_all(server: Server, quick: bool) -> dict[str, dict[str, float]]:
+    await measure(server, Scenario("warm-up", 2, 200, 0.5, 100))
+    results = {}
+    for scenario in scenarios(quick):
+        rounds = [attrs.asdict(await measure(server, scenario)) for _ in range(1 if quick else 3)]
+        results[scenario.name] = {
+            key: round(statistics.median(one[key] for one in rounds), 2)
+            for key in rounds[0]
+            if rounds[0][key] is not None
+        }
+    return results
+
+
+@contextlib.contextmanager
+def under_test(name: str, base_url: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        server = Floor(base_url) if name == "floor" else Daemon(base_url, Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def bench(name: str, quick: bool) -> dict[str, Any]:
+    with model_server() as models, under_test(name, models.url) as server:
+        results = trio.run(measure_all, server, quick)
+        after = server.memory()
+        return {"ready_s": server.ready_seconds, "idle_mb": server.idle, "after_mb": after, "streams": results}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, result in results.items():
+        idle, after = result["idle_mb"], result["after_mb"]
+        lines.append(
+            f"{name}: ready in {result['ready_s']} s, idle {idle['rss']} MB resident ({idle['pss']} MB proportional), "
+            f"{after['rss']} MB after"
+        )
+    lines.append(f"{'':18}" + "".join(f"{name:>48}" for name in results))
+    unit = f"{'CPU µs/delta':>14}{'p50 ms':>9}{'p99 ms':>9}{'deltas/frame':>14}"
+    lines.append(f"{'':18}" + "".join(f"{unit:>48}" for _ in results))
+    for scenario in next(iter(results.values()))["streams"]:
+        line = f"{scenario:18}"
+        for result in results.values():
+            one = result["streams"][scenario]
+            latency = "".join(f"{one[key]:>9.1f}" if key in one else f"{'–':>9}" for key in ("p50_ms", "p99_ms"))
+            cell = f"{one['cpu_us']:>14.1f}{latency}{one['merged']:>14.1f}"
+            line += f"{cell:>48}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
+    parser.add_argument("--quick", action="store_true", help="one short round of each scenario")
+    parser.add_argument("--only", choices=["floor", "daemon"], help="measure one of the two")
+    asked = parser.parse_args()
+    names = [asked.only] if asked.only else ["floor", "daemon"]
+    results = {name: bench(name, asked.quick) for name in names}
+    if not asked.json:
+        print(table(results))
+    print(json.dumps({"bench": "stream", "quick": asked.quick, **results}))
+
+
+if __name__ == "__main__":
+    main()
