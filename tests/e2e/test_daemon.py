@@ -249,7 +249,7 @@ async def test_sigkill_in_mid_run_is_settled_as_interrupted(tmp_path: Path) -> N
             session_id, started = await start(wire, "count to 100000 every 1 ms", watch=True)
             run_id = started["run"]["id"]
             # More than one commit's worth: `chunk_bytes` of text is durable at the latest after the next one.
-            head, last, _ = await read_text(wire, started["watch_id"], until=3000)
+            _, last, _ = await read_text(wire, started["watch_id"], until=3000)
             process.signal(signal.SIGKILL)
             await wire.wait_closed()
         process.process.wait()

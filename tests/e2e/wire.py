@@ -104,8 +104,7 @@ class Wire:
 @contextlib.asynccontextmanager
 async def connect(folder: Path, *, initialize: bool = True) -> AsyncIterator[Wire]:
     """A connection to the daemon of a data directory."""
-    daemon = json.loads((folder / "daemon.json").read_text())
-    token = Path(daemon["token_file"]).read_text().strip()
+    daemon, token = _find(folder)
     headers = [("Authorization", f"Bearer {token}")]
     async with (
         open_websocket_url(daemon["ws_url"], subprotocols=["greenroom.v1"], extra_headers=headers) as socket,
@@ -118,6 +117,11 @@ async def connect(folder: Path, *, initialize: bool = True) -> AsyncIterator[Wir
         await socket.aclose()
 
 
+def _find(folder: Path) -> tuple[dict[str, Any], str]:
+    daemon = json.loads((folder / "daemon.json").read_text())
+    return daemon, Path(daemon["token_file"]).read_text().strip()
+
+
 class DaemonProcess:
     """`greenroom serve` as a process of its own; stopped and checked at the end."""
 
@@ -128,7 +132,7 @@ class DaemonProcess:
             path = folder.parent / f"{folder.name}.toml"
             path.write_text(config)
             command += ["--config", str(path)]
-        self.log = open(folder.parent / f"{folder.name}.log", "ab")
+        self.log = open(folder.parent / f"{folder.name}.log", "ab")  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, stderr=self.log, start_new_session=True, env=_environment()
         )
