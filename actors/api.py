@@ -127,7 +127,6 @@ class SessionHandle:
     async def start(self, text: str, *, model: str | None = None) -> RunHandle:
         """Send a message; returns when it is stored and its run has begun. Raises CallerError (session_busy, …)."""
         started = await self._registry.start_run(StartRun(session_id=self.id, input=(text,), model=model))
-        assert started.feed is not None, "the registry finds the feed of a repeated request"
         return RunHandle(self._registry, started.feed, started.message_id)
 
     async def messages(self, limit: int = 50, cursor: str | None = None) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from engine.errors import CallerError
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.runs.retention import Retention
+from engine.storage.starting import StoredRun
 from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
@@ -298,11 +299,11 @@ class Registry(Actor):
             await session.cancel_run(run_id, reason or "stopped by a client")
         return feed.run
 
-    async def _with_feed(self, started: StartedRun) -> StartedRun:
-        if started.feed is not None:
+    async def _with_feed(self, started: StartedRun | StoredRun) -> StartedRun:
+        if isinstance(started, StartedRun):
             return started
-        run_id = started.run.id
-        return attrs.evolve(started, run=await self.get_run(run_id), feed=await self.watch_run(run_id))
+        feed = await self.watch_run(started.run.id)
+        return StartedRun(feed.record(), started.message_id, started.revision, feed)
 
     async def get_run(self, run_id: str) -> RunRecord:
         feed = self._runs.get(run_id)

@@ -29,13 +29,12 @@ from engine.transcript.session import Session as SessionRecord
 
 @attrs.frozen(slots=True)
 class StartedRun:
-    """The answer to a started run. `feed` begins at its first event; None for a repeated request, whose run the
-    registry finds."""
+    """The answer to a started run. `feed` begins at its first event."""
 
     run: RunRecord
     message_id: str
     revision: int
-    feed: RunFeed | None
+    feed: RunFeed
 
 
 @attrs.frozen(slots=True)
@@ -51,9 +50,10 @@ class _Update:
 class SessionRef(Ref):
     __slots__ = ()
 
-    async def start_run(self, start: StartRun) -> StartedRun:
-        """Store the message and start its run. Raises CallerError (session_busy, stale_revision, …)."""
-        started: StartedRun = await self._ask(_Start(start))
+    async def start_run(self, start: StartRun) -> StartedRun | StoredRun:
+        """Store the message and start its run; for a repeated request what the first one stored, whose run may
+        have ended and left memory. Raises CallerError (session_busy, stale_revision, …)."""
+        started: StartedRun | StoredRun = await self._ask(_Start(start))
         return started
 
     async def update(self, changes: SessionChanges) -> SessionRecord:
@@ -121,11 +121,11 @@ class Session(Actor):
             await self._run.cancel(reason)
 
     # ------------------------------------------------------------ starting a run
-    async def _start(self, start: StartRun) -> StartedRun:
+    async def _start(self, start: StartRun) -> StartedRun | StoredRun:
         services = self._services
         repeated = await services.store.repeated_run(start)
         if repeated is not None:
-            return self._repeated(repeated)
+            return repeated
         record = await services.store.get_session(self._id)
         model = start.model or record.model
         if not services.models.has(model):
@@ -149,7 +149,7 @@ class Session(Actor):
         message = await self._message(start, run.id, record.cwd, now)
         stored = await services.store.start_run(run, message, start, now)
         if stored.repeated:
-            return self._repeated(stored)
+            return stored
         return await self._launch(record, stored.run, message, stored.revision)
 
     async def _launch(self, record: SessionRecord, run: RunRecord, message: Message, revision: int) -> StartedRun:
@@ -175,10 +175,6 @@ class Session(Actor):
         self.feed.add(feed)
         self._changed.set()
         return StartedRun(run, message.info.id, revision, feed)
-
-    def _repeated(self, stored: StoredRun) -> StartedRun:
-        """The answer to a request that was answered before; its run may have ended, and left memory."""
-        return StartedRun(stored.run, stored.message_id, stored.revision, None)
 
     def _settled(self, feed: RunFeed) -> None:
         self.active = None
