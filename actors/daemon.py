@@ -8,28 +8,38 @@ the store closes last. A second signal skips the wait.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import attrs
 import trio
 
 from actors import places
+from actors._actor import Actor
+from actors._ask import ActorDied
+from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
-from actors.gateway import GatewayRef
+from actors.gateway import Gateway, GatewayRef, Services
+from actors.gateway.routes import Readiness
 from engine.config import Config
 
 _log = logging.getLogger("greenroom.daemon")
 
-# How often the idle daemon looks whether it may end; only when it was asked to end by itself.
-IDLE_LOOK: Final = 1.0
-# Young objects before a collection: the default 700 makes a full collection every few thousand deltas' garbage.
+# How often a daemon that may end by itself looks whether it is idle.
+IDLE_LOOK: Final = 0.5
+# Objects made before a collection of the young ones. Each delta makes a few that die at once without the collector:
+# Python's default of 700 would scan the young ones hundreds of times a second, and the old ones every few seconds.
 GC_THRESHOLDS: Final = (10_000, 20, 50)
+# A connection's goodbye with its last events, after the runs have ended.
+GATEWAY_GRACE: Final = 10.0
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 async def serve(
@@ -41,34 +51,160 @@ async def serve(
 ) -> None:
     """Run the daemon until a signal (or `idle_exit` seconds without clients and runs) ends it.
 
-    `on_ready` gets the URL when it can be used. Raises EngineError for a directory that cannot be used,
-    engine.storage.lock's error when another daemon holds it, OSError when the address cannot be had, and an
+    `on_ready` gets the URL when it can be used. Raises EngineError for a directory or database that cannot be used,
+    engine.storage.lock.Held when another daemon has it, OSError when the address cannot be had, and an
     ExceptionGroup when a part failed too often to be restarted.
     """
-    started = time.monotonic()
-    places.make_private(data_dir)
-    token = places.ensure_token(data_dir)
-    daemon = _Daemon(config, data_dir, token, started)
+    daemon = _Daemon(config, data_dir, time.monotonic())
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_composition(config, data_dir, extra=daemon.gateway_specs) as composition:
-            gateway: GatewayRef = composition.root.child("gateway")
-            daemon.announce(gateway)
+        async with open_composition(config, data_dir, extra=daemon.parts) as composition:
             try:
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(*GC_THRESHOLDS)
-                gateway.ready()
-                on_ready(gateway.url)
+                daemon.announce(composition)
+                _settle_memory()
+                daemon.ready(composition)
+                on_ready(daemon.url)
                 await daemon.wait(composition, signals, idle_exit)
                 await daemon.drain(composition, signals)
             finally:
                 places.remove_daemon_file(data_dir, os.getpid())
 
 
+def _settle_memory() -> None:
+    """What the start made stays for good: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 class _Daemon:
-    def __init__(self, config: Config, folder: Path, token: str, started: float) -> None:
+    """The gateway's wiring, and the steps of `serve`."""
+
+    def __init__(self, config: Config, folder: Path, started: float) -> None:
         self._config = config
         self._folder = folder
-        self._token = token
         self._started = started
-        self._composition: Composition | None = None
+        self._readiness: Readiness = "starting"
+        self.url = ""
+
+    def parts(self, composition: Composition) -> Sequence[ChildSpec]:
+        """What the daemon has behind the composition's own actors."""
+        token = places.ensure_token(self._folder)
+
+        def gateway() -> Actor:
+            services = Services(
+                config=self._config,
+                registry=composition.registry,
+                toolsets=composition.toolbox,
+                stats=functools.partial(self._stats, composition),
+                figures=functools.partial(self._figures, composition),
+            )
+            return Gateway(services, token, readiness=self._readiness)
+
+        return [ChildSpec(name="gateway", factory=gateway, grace=GATEWAY_GRACE)]
+
+    def announce(self, composition: Composition) -> None:
+        """Write daemon.json. A gateway that is restarted listens where it did before."""
+        gateway: GatewayRef = composition.root.child("gateway")
+        self.url = gateway.url
+        if self._config.listen.unix_path is None:
+            port = int(gateway.url.rpartition(":")[2])
+            self._config = attrs.evolve(self._config, listen=attrs.evolve(self._config.listen, port=port))
+        daemon = places.DaemonFile(
+            url=gateway.url,
+            ws_url=gateway.ws_url,
+            pid=os.getpid(),
+            token_file=str(places.token_file(self._folder)),
+        )
+        places.write_daemon_file(self._folder, daemon)
+
+    def ready(self, composition: Composition) -> None:
+        self._readiness = "ready"
+        gateway: GatewayRef = composition.root.child("gateway")
+        gateway.ready()
+
+    async def wait(self, composition: Composition, signals: AsyncIterator[int], idle_exit: float | None) -> None:
+        """Until a signal, or until nobody has used the daemon for `idle_exit` seconds."""
+        async with trio.open_nursery() as nursery:
+            if idle_exit is not None:
+                nursery.start_soon(self._until_idle, composition, idle_exit, nursery.cancel_scope)
+            async for number in signals:
+                _log.info("%s: draining", signal.Signals(number).name)
+                break
+            nursery.cancel_scope.cancel(reason="a signal")
+
+    async def _until_idle(self, composition: Composition, idle_exit: float, scope: trio.CancelScope) -> None:
+        since = trio.current_time()
+        while trio.current_time() - since < idle_exit:
+            await trio.sleep(min(IDLE_LOOK, idle_exit))
+            try:
+                gateway: GatewayRef = composition.root.child("gateway")
+                busy = (
+                    gateway.gateway_statistics().connections or composition.registry.registry_statistics().active_runs
+                )
+            except ActorDied:
+                busy = 1  # a part is being restarted
+            if busy:
+                since = trio.current_time()
+        _log.info("no client and no run for %g s: ending", idle_exit)
+        scope.cancel(reason="idle")
+
+    async def drain(self, composition: Composition, signals: AsyncIterator[int]) -> None:
+        """Let the active runs end, then cancel what is left. A second signal skips the wait."""
+        self._readiness = "draining"
+        try:
+            gateway: GatewayRef = composition.root.child("gateway")
+            gateway.drain()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hurry, signals, nursery.cancel_scope)
+                with trio.move_on_after(self._config.limits.drain_timeout) as patience:
+                    await composition.registry.drain()
+                if patience.cancelled_caught:
+                    _log.warning("runs are still active after %g s: cancelling", self._config.limits.drain_timeout)
+                nursery.cancel_scope.cancel(reason="drained")
+            await composition.registry.end_runs()
+        except ActorDied:
+            return  # a part is being restarted: the root's stop ends whatever there is
+
+    async def _hurry(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in signals:
+            _log.warning("%s again: not waiting for runs", signal.Signals(number).name)
+            scope.cancel(reason="a second signal")
+
+    # ------------------------------------------------------------ figures
+    async def _stats(self, composition: Composition) -> dict[str, Any]:
+        """The result of `daemon.stats`, but for what the gateway counts itself."""
+        registry = composition.registry.registry_statistics()
+        commits, operations = composition.store.commits()
+        return {
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "memory": {"resident": resident_bytes(), "owned": {"logs": registry.log_bytes}},
+            "counts": {
+                "sessions": registry.sessions,
+                "active_runs": registry.active_runs,
+                "retained_runs": registry.retained_runs,
+                "commits": commits,
+                "stored_changes": operations,
+            },
+            "actors": {"daemon": composition.root.tree()},
+        }
+
+    def _figures(self, composition: Composition) -> dict[str, float]:
+        """Gauges for /metrics."""
+        registry = composition.registry.registry_statistics()
+        return {
+            "uptime_seconds": time.monotonic() - self._started,
+            "resident_bytes": resident_bytes(),
+            "log_bytes": registry.log_bytes,
+            "sessions": registry.sessions,
+            "active_runs": registry.active_runs,
+            "retained_runs": registry.retained_runs,
+        }
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the platform does not tell (Linux does)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0

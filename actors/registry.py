@@ -20,7 +20,7 @@ from actors import snapshots
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
-from actors.run import Services
+from actors.run import SHUTDOWN, Services
 from actors.session import Session, SessionRef, StartedRun
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
@@ -114,6 +114,10 @@ class RegistryRef(Ref):
     async def drain(self) -> None:
         """Refuse new runs from now on, and wait until no run is active. The caller bounds the wait."""
         await self._do(Registry.drain)
+
+    async def end_runs(self) -> None:
+        """Cancel what is still active, as part of the daemon's shutdown; joined."""
+        await self._do(Registry.end_runs)
 
     def registry_statistics(self) -> RegistryStatistics:
         actor = self._cell.actor
@@ -369,6 +373,14 @@ class Registry(Actor):
         drained = self._drained = self._drained or trio.Event()
         if self._active or self._starting:
             await drained.wait()
+
+    async def end_runs(self) -> None:
+        self._drained = self._drained or trio.Event()
+        async with trio.open_nursery() as nursery:
+            for session in tuple(self._sessions.values()):
+                active = session.active
+                if active is not None:
+                    nursery.start_soon(session.cancel_run, active.run.id, SHUTDOWN)
 
     def _refuse_draining(self) -> None:
         if self._drained is not None:

@@ -183,7 +183,7 @@ async def test_stats_show_every_actor_under_its_parent(server: DaemonProcess) ->
         async with connect(server.folder) as wire:
             session_id, started = await start(wire, "count to 100000 every 5 ms")
             stats = await wire.request("daemon.stats")
-            root = stats["actors"]
+            root = stats["actors"]["daemon"]
             assert {"store", "toolsets", "registry", "gateway"} <= set(root["children"])
             session = root["children"]["registry"]["children"][session_id]
             assert started["run"]["id"] in session["children"]
