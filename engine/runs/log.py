@@ -113,6 +113,7 @@ class ReplayLog:
         self._segments: deque[_Fact | _Deltas] = deque()
         self._entries = 0
         self.last_seq = last_seq
+        self.last_fact = 0  # seq of the newest event that is not a delta: readers need not hurry for deltas alone
         self.size = 0  # bytes held
 
     def __len__(self) -> int:
@@ -126,6 +127,7 @@ class ReplayLog:
     def append(self, at: int, body: bytes) -> int:
         """Take an event that is not a delta; `body` is of engine.runs.events.encode. Returns its seq."""
         self.last_seq += 1
+        self.last_fact = self.last_seq
         fact = _Fact(self.last_seq, at, body)
         self._segments.append(fact)
         self._grow(1, fact.size)

@@ -1,0 +1,125 @@
+"""Where the port is: TCP (IPv4, IPv6), a Unix-domain socket, TLS from certificate files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from engine.config import Tls
+from engine.config_values import Listen
+
+# Connections that wait to be accepted: more than one burst of reconnecting clients.
+BACKLOG: Final = 1024
+_OWNER_ONLY: Final = 0o600
+
+
+@attrs.frozen(slots=True)
+class Address:
+    """How clients on this machine reach the port; for a Unix-domain socket both are `unix:PATH`."""
+
+    url: str
+    ws_url: str
+
+
+@attrs.frozen(slots=True)
+class Opened:
+    listeners: list[trio.SocketListener]
+    address: Address
+    port: int | None  # the one that was bound
+    remove: Callable[[], None]  # what is to be removed when the listeners are closed
+
+
+async def open_listeners(listen: Listen, *, secure: bool) -> Opened:
+    """Bind and listen. Raises OSError when the address cannot be had."""
+    if listen.unix_path is not None:
+        listener, remove = _open_unix(listen.unix_path)
+        where = f"unix:{listen.unix_path}"
+        return Opened([listener], Address(where, where), None, remove)
+    listeners = await trio.open_tcp_listeners(listen.port, host=listen.host, backlog=BACKLOG)
+    if listen.port == 0:
+        # Each of a name's addresses would get another port; the first one is the port that is told.
+        for other in listeners[1:]:
+            await other.aclose()
+        listeners = listeners[:1]
+    host, port = listeners[0].socket.getsockname()[:2]
+    where = f"{_reachable(listen.host, host)}:{port}"
+    s = "s" if secure else ""
+    return Opened(listeners, Address(f"http{s}://{where}", f"ws{s}://{where}/ws"), port, lambda: None)
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Raises OSError (ssl.SSLError is one) for files that cannot be read or do not fit."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _reachable(configured: str, bound: str) -> str:
+    """The host for URLs: as configured, with brackets for IPv6; for all addresses, the loopback one."""
+    try:
+        address = ipaddress.ip_address(configured)
+    except ValueError:
+        return configured
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    elif bound != configured:
+        address = ipaddress.ip_address(bound.partition("%")[0])
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _open_unix(path: str) -> tuple[trio.SocketListener, Callable[[], None]]:
+    _clear_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        # Between bind and listen nobody can connect, so that it is never open to others.
+        os.chmod(path, _OWNER_ONLY)
+        made = os.stat(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    except BaseException:
+        sock.close()
+        raise
+
+    def remove() -> None:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            if (found.st_ino, found.st_dev) == (made.st_ino, made.st_dev):  # not another daemon's by now
+                Path(path).unlink()
+
+    return listener, remove
+
+
+def _clear_stale(path: str) -> None:
+    """Remove the socket of a daemon that has died. Raises OSError if somebody listens or it is no socket."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "there is a file that is no socket", path)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.setblocking(False)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        Path(path).unlink()
+    except BlockingIOError:
+        raise OSError(errno.EADDRINUSE, "somebody listens at this socket", path) from None
+    else:
+        raise OSError(errno.EADDRINUSE, "somebody listens at this socket", path)
+    finally:
+        probe.close()

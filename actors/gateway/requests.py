@@ -1,0 +1,318 @@
+"""The methods of the wire contract over the registry: one handler each, from decoded parameters to a result.
+
+A handler returns the result as JSON (encoded pieces stand in it as orjson.Fragment), and `Begun` if a watch starts
+with its reply. What it raises becomes the error reply (engine.wire.frames.encode_error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeVar
+
+import attrs
+import orjson
+
+from actors._feed import RunFeed, SessionFeed
+from actors.gateway.watches import Post, RunWatch, SessionWatch, Watch
+from engine import codec
+from engine.codec import Json
+from engine.commands import (
+    MessagesPage,
+    NewSession,
+    OutputPiece,
+    Page,
+    RunPage,
+    SessionChanges,
+    SessionPage,
+    StartRun,
+)
+from engine.config import Config
+from engine.errors import CallerError
+from engine.limits import KIB
+from engine.runs.record import Run
+from engine.tools.spec import ToolsetStatus
+from engine.transcript.session import Session
+from engine.wire import methods, objects
+from engine.wire.bounds import OUTPUT_READ_MAX
+
+Item = TypeVar("Item", Session, Run)
+
+VERSION: Final = "0.1.0"
+# A client at its bound of watches has to close one, which it can do at once.
+RETRY_AFTER_MS: Final = 1000
+# What a list's page may take of a frame; the rest is its envelope and the cursor.
+PAGE_BYTES: Final = objects.OBJECT_BYTES
+# A session in a list: its instructions and metadata may be long, and one of them must not fill the page.
+SESSION_BYTES: Final = 64 * KIB
+
+
+class Started(Protocol):
+    """The answer to a started run."""
+
+    @property
+    def run(self) -> Run: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def feed(self) -> RunFeed: ...
+
+
+class Registry(Protocol):
+    """What the handlers ask of the registry; its Ref has these methods."""
+
+    async def create_session(self, new: NewSession) -> Session: ...
+    async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage: ...
+    async def get_session(self, session_id: str) -> Session: ...
+    async def update_session(self, session_id: str, changes: SessionChanges) -> Session: ...
+    async def delete_session(self, session_id: str) -> None: ...
+    async def messages(self, session_id: str, limit: int, cursor: str | None = None) -> MessagesPage: ...
+    async def start_run(self, start: StartRun) -> Started: ...
+    async def watch_run(self, run_id: str) -> RunFeed: ...
+    async def watch_session(self, session_id: str) -> SessionFeed: ...
+    async def stop_run(self, run_id: str, reason: str | None = None) -> Run: ...
+    async def get_run(self, run_id: str) -> Run: ...
+    async def list_runs(
+        self, session_id: str | None, active: bool | None, limit: int, cursor: str | None = None
+    ) -> RunPage: ...
+    async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece: ...
+
+
+class Toolsets(Protocol):
+    """What the handlers ask of the toolsets; actors.toolset.Toolbox has it."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    async def statuses(self) -> tuple[ToolsetStatus, ...]: ...
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Services:
+    """What requests are answered from. `stats` gives the result of `daemon.stats`; the gateway adds its own counts to
+    `counts`, and `loop` if it is not there. `figures` are gauges for /metrics by name, without the prefix."""
+
+    config: Config
+    registry: Registry
+    toolsets: Toolsets
+    stats: Callable[[], Awaitable[Mapping[str, Json]]]
+    figures: Callable[[], Mapping[str, float]] = dict
+
+
+class Client(Protocol):
+    """The connection that a request came on."""
+
+    @property
+    def services(self) -> Services: ...
+    @property
+    def post(self) -> Post: ...
+    def watch_place(self) -> AbstractContextManager[str]: ...
+    def close_watch(self, watch_id: str) -> bool: ...
+    def gateway_stats(self) -> tuple[Mapping[str, int], Mapping[str, float]]: ...
+
+
+@attrs.frozen(slots=True)
+class Begun:
+    """A result whose reply has to be out before the first push of `watch`."""
+
+    result: Json
+    watch: Watch
+
+
+Handler = Callable[[Client, Any], Awaitable[Json | Begun]]
+
+
+def initialize(services: Services, params: methods.Initialize) -> Json:
+    """The result of `initialize`; the one handler that does not wait."""
+    if params.protocol not in methods.PROTOCOL_VERSIONS:
+        raise CallerError(
+            "unsupported_protocol",
+            f"version {params.protocol} of the protocol is not spoken here",
+            supported=list(methods.PROTOCOL_VERSIONS),
+        )
+    config = services.config
+    return {
+        "protocol": params.protocol,
+        "server": {"name": "greenroom", "version": VERSION},
+        "limits": objects.limits_object(config.limits),
+        "models": [{"name": name, "provider": model.provider} for name, model in config.models.items()],
+        "default_model": config.default_model,
+        "toolsets": list(services.toolsets.names),
+    }
+
+
+# ------------------------------------------------------------------ sessions
+async def _session_create(client: Client, params: methods.SessionCreate) -> Json:
+    return _session(await client.services.registry.create_session(params.command()))
+
+
+async def _session_list(client: Client, params: methods.SessionList) -> Json:
+    registry = client.services.registry
+
+    async def fetch(limit: int) -> SessionPage:
+        return await registry.list_sessions(limit, params.cursor, params.query)
+
+    return await _page("sessions", params.limit, fetch, lambda item: objects.encode_session(item, room=SESSION_BYTES))
+
+
+async def _session_get(client: Client, params: methods.SessionGet) -> Json:
+    return _session(await client.services.registry.get_session(params.session_id))
+
+
+async def _session_update(client: Client, params: methods.SessionUpdate) -> Json:
+    return _session(await client.services.registry.update_session(params.session_id, params.command()))
+
+
+async def _session_delete(client: Client, params: methods.SessionDelete) -> Json:
+    await client.services.registry.delete_session(params.session_id)
+    return {}
+
+
+async def _session_messages(client: Client, params: methods.SessionMessages) -> Json:
+    page = await client.services.registry.messages(params.session_id, params.limit, params.cursor)
+    result = {"messages": [orjson.Fragment(message) for message in page.messages], "revision": page.revision}
+    return _with_cursor(result, page.next_cursor)
+
+
+async def _session_watch(client: Client, params: methods.SessionWatch) -> Json | Begun:
+    registry = client.services.registry
+    with client.watch_place() as watch_id:
+        feed = await registry.watch_session(params.session_id)
+        live = {run.run.id for _, run in feed.runs_after(0)}
+        gone: list[RunFeed] = []
+        for run_id in params.after or ():
+            if run_id not in live:
+                run = await registry.watch_run(run_id)
+                if run.run.session_id != params.session_id:
+                    raise CallerError("unknown_run", f"the session has no run {run_id}")
+                gone.append(run)
+        gone.sort(key=lambda run: run.run.created_at)
+        watch = SessionWatch(watch_id, client.post, feed, params.after, gone)
+        return Begun({"watch_id": watch_id, "runs": [_watched(run.record()) for run in watch.runs]}, watch)
+
+
+# ------------------------------------------------------------------ runs
+async def _run_start(client: Client, params: methods.RunStart) -> Json | Begun:
+    if not params.watch:
+        return _started(await client.services.registry.start_run(params.command()))
+    # The place comes first: a run that was started has to be told.
+    with client.watch_place() as watch_id:
+        started = await client.services.registry.start_run(params.command())
+        result = {**_started(started), "watch_id": watch_id}
+        return Begun(result, RunWatch(watch_id, client.post, started.feed, 0))
+
+
+async def _run_watch(client: Client, params: methods.RunWatch) -> Json | Begun:
+    with client.watch_place() as watch_id:
+        feed = await client.services.registry.watch_run(params.run_id)
+        result = {"watch_id": watch_id, "run": _run(feed.record())}
+        return Begun(result, RunWatch(watch_id, client.post, feed, params.after))
+
+
+async def _watch_close(client: Client, params: methods.WatchClose) -> Json:
+    if not client.close_watch(params.watch_id):
+        raise CallerError("unknown_watch", "this connection has no such watch")
+    return {}
+
+
+async def _run_stop(client: Client, params: methods.RunStop) -> Json:
+    return {"run": _run(await client.services.registry.stop_run(params.run_id, params.reason))}
+
+
+async def _run_get(client: Client, params: methods.RunGet) -> Json:
+    return {"run": _run(await client.services.registry.get_run(params.run_id))}
+
+
+async def _run_list(client: Client, params: methods.RunList) -> Json:
+    registry = client.services.registry
+
+    async def fetch(limit: int) -> RunPage:
+        return await registry.list_runs(params.session_id, params.active, limit, params.cursor)
+
+    return await _page("runs", params.limit, fetch, objects.encode_run)
+
+
+# ------------------------------------------------------------------ the rest
+async def _toolset_list(client: Client, params: methods.NoParams) -> Json:
+    return {"toolsets": [codec.plain(status) for status in await client.services.toolsets.statuses()]}
+
+
+async def _output_read(client: Client, params: methods.OutputRead) -> Json:
+    limit = min(params.limit, OUTPUT_READ_MAX)
+    piece = await client.services.registry.read_output(params.handle, params.offset, limit)
+    return orjson.Fragment(objects.encode_output(piece, params.offset))
+
+
+async def _daemon_stats(client: Client, params: methods.NoParams) -> Json:
+    stats = await client.services.stats()
+    counts, loop = client.gateway_stats()
+    return {"loop": loop, **stats, "counts": {**stats.get("counts", {}), **counts}}
+
+
+HANDLERS: Final = MappingProxyType[str, Handler](
+    {
+        "session.create": _session_create,
+        "session.list": _session_list,
+        "session.get": _session_get,
+        "session.update": _session_update,
+        "session.delete": _session_delete,
+        "session.messages": _session_messages,
+        "session.watch": _session_watch,
+        "run.start": _run_start,
+        "run.watch": _run_watch,
+        "watch.close": _watch_close,
+        "run.stop": _run_stop,
+        "run.get": _run_get,
+        "run.list": _run_list,
+        "toolset.list": _toolset_list,
+        "output.read": _output_read,
+        "daemon.stats": _daemon_stats,
+    }
+)
+# Answered by the connection itself, at once and in the order of arrival.
+INLINE: Final = frozenset({"initialize", "ping"})
+
+
+def _session(session: Session) -> Json:
+    return {"session": orjson.Fragment(objects.encode_session(session))}
+
+
+def _started(started: Started) -> dict[str, Json]:
+    return {"run": _run(started.run), "message_id": started.message_id, "revision": started.revision}
+
+
+def _run(run: Run) -> Json:
+    return orjson.Fragment(objects.encode_run(run))
+
+
+def _watched(run: Run) -> Json:
+    return {"run_id": run.id, "status": run.status, "first_seq": run.first_seq, "last_seq": run.last_seq}
+
+
+def _with_cursor(result: dict[str, Json], cursor: str | None) -> Json:
+    return result if cursor is None else {**result, "next_cursor": cursor}
+
+
+async def _page(
+    key: str, limit: int, fetch: Callable[[int], Awaitable[Page[Item]]], encode: Callable[[Item], bytes]
+) -> Json:
+    """A page that fits a frame: if it would not, a shorter one is asked for, whose cursor leads to the rest."""
+    while True:
+        page = await fetch(limit)
+        items = [encode(item) for item in page.items]
+        fitting = _fitting(items)
+        if fitting >= len(items):
+            return _with_cursor({key: [orjson.Fragment(item) for item in items]}, page.next_cursor)
+        limit = fitting
+
+
+def _fitting(items: Sequence[bytes]) -> int:
+    """How many of them a frame holds; one at least, which is bounded by its own encoder."""
+    room = PAGE_BYTES
+    for number, item in enumerate(items):
+        room -= len(item) + 1
+        if room < 0:
+            return max(number, 1)
+    return len(items)

@@ -1,0 +1,166 @@
+"""What the port answers to an HTTP request: decided synchronously from its head, without a byte of I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Final, Literal
+from urllib.parse import parse_qs
+
+import attrs
+import h11
+import orjson
+
+from actors.gateway.access import Access, Headers, values
+from engine.wire.methods import SUBPROTOCOL
+
+Readiness = Literal["starting", "ready", "draining"]
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+_WEBSOCKET_VERSION: Final = b"13"
+_KEY_BYTES: Final = 16  # of Sec-WebSocket-Key, by RFC 6455
+# Nothing at this port may be framed, sniffed, kept by caches or told to other sites.
+_GUARDS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_PAGE_GUARDS: Final = ((b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),)
+_PAGE: Final = b"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>greenroom</title>
+<h1>greenroom</h1>
+<p>This is a greenroom daemon: it holds sessions with chat agents and runs that outlive their connections.</p>
+<p>Programs talk to it in JSON-RPC over a WebSocket at <code>/ws</code>; people with <code>greenroom chat</code>.
+Its health is at <a href="/healthz">/healthz</a> and <a href="/readyz">/readyz</a>,
+its figures at <a href="/metrics">/metrics</a>.</p>
+</html>
+"""
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Answer:
+    """A whole response. `close`: the connection ends behind it."""
+
+    status: int
+    body: bytes = b""
+    kind: bytes = _TEXT
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    close: bool = False
+
+
+@attrs.frozen(slots=True)
+class Upgrade:
+    """The request is to become a WebSocket."""
+
+    subprotocol: str | None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Site:
+    """What the answers depend on."""
+
+    access: Access
+    readiness: Callable[[], Readiness]
+    metrics: Callable[[], str]
+
+
+def refuse(status: int, why: str, *headers: tuple[bytes, bytes], close: bool = False) -> Answer:
+    return Answer(status=status, body=why.encode() + b"\n", headers=(*headers, *_GUARDS), close=close)
+
+
+def decide(request: h11.Request, site: Site) -> Answer | Upgrade:
+    """The answer to a request, or that it is an upgrade."""
+    path, _, query = request.target.partition(b"?")
+    answer = _route(request, path, query, list(request.headers), site)
+    # A body is never read: behind it there is no next request on this connection.
+    return attrs.evolve(answer, close=True) if isinstance(answer, Answer) and has_body(request) else answer
+
+
+def has_body(request: h11.Request) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in request.headers
+    )
+
+
+def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, site: Site) -> Answer | Upgrade:
+    probe = path in (b"/healthz", b"/readyz")
+    if not probe:  # those tell nothing that is worth a secret, and whoever watches over the daemon has its own names
+        verdict = site.access.judge_place(headers)
+        if verdict == "bad host":
+            return refuse(403, "this Host is not served: use a loopback name or add it to allowed_hosts")
+        if verdict == "bad origin":
+            return refuse(403, "this Origin may not use the daemon: add it to allowed_origins if it should")
+    if not probe and path not in (b"/", b"/metrics", b"/ws"):
+        return refuse(404, "there is nothing here")
+    if request.method not in (b"GET", b"HEAD") or (path == b"/ws" and request.method == b"HEAD"):
+        return refuse(405, "GET only", (b"allow", b"GET" if path == b"/ws" else b"GET, HEAD"))
+    if has_body(request):
+        return refuse(413, "no request here has a body")
+    if path == b"/healthz":
+        return Answer(status=200, body=b"ok\n", headers=_GUARDS)
+    if path == b"/readyz":
+        return _ready(site.readiness())
+    if path == b"/" and query:
+        return _sign_in(query, site.access)
+    if site.access.judge(headers) != "granted":
+        return refuse(
+            401,
+            "a token is needed: `Authorization: Bearer …`, or open /?token=… once; it is in the data directory",
+            (b"www-authenticate", b"Bearer"),
+        )
+    if path == b"/metrics":
+        kind = b"text/plain; version=0.0.4; charset=utf-8"
+        return Answer(status=200, body=site.metrics().encode(), kind=kind, headers=_GUARDS)
+    if path == b"/":
+        return Answer(status=200, body=_PAGE, kind=b"text/html; charset=utf-8", headers=_GUARDS + _PAGE_GUARDS)
+    return _upgrade(request, headers)
+
+
+def _ready(readiness: Readiness) -> Answer:
+    body = orjson.dumps({"status": readiness})
+    status = 200 if readiness == "ready" else 503
+    return Answer(status=status, body=body, kind=b"application/json", headers=_GUARDS)
+
+
+def _sign_in(query: bytes, access: Access) -> Answer:
+    try:
+        given = parse_qs(query.decode("ascii"), max_num_fields=8).get("token", [""])[0]
+    except ValueError:
+        given = ""
+    if not access.is_token(given.encode("utf-8", "replace")):
+        return refuse(401, "the token is not the daemon's", (b"www-authenticate", b"Bearer"))
+    return refuse(303, "signed in", (b"location", b"/"), (b"set-cookie", access.set_cookie()))
+
+
+def _upgrade(request: h11.Request, headers: Headers) -> Answer | Upgrade:
+    """What RFC 6455 asks of the request is checked here, so that the library behind never refuses one."""
+    if b"websocket" not in _tokens(headers, b"upgrade") or b"upgrade" not in _tokens(headers, b"connection"):
+        return refuse(426, "a WebSocket is served here", (b"upgrade", b"websocket"))
+    if values(headers, b"sec-websocket-version") != [_WEBSOCKET_VERSION] or request.http_version != b"1.1":
+        return refuse(
+            426,
+            "WebSocket version 13 over HTTP/1.1 is served here",
+            (b"upgrade", b"websocket"),
+            (b"sec-websocket-version", _WEBSOCKET_VERSION),
+        )
+    if not _is_key(values(headers, b"sec-websocket-key")):
+        return refuse(400, "Sec-WebSocket-Key has to be 16 bytes in base64")
+    offered = _tokens(headers, b"sec-websocket-protocol")
+    if offered and SUBPROTOCOL.encode() not in offered:
+        return refuse(400, f"the subprotocol served here is {SUBPROTOCOL}")
+    return Upgrade(SUBPROTOCOL if offered else None)
+
+
+def _is_key(keys: list[bytes]) -> bool:
+    try:
+        return len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False
+
+
+def _tokens(headers: Headers, name: bytes) -> list[bytes]:
+    """The comma-separated values of a header, in lower case."""
+    return [token.strip().lower() for value in values(headers, name) for token in value.split(b",") if token.strip()]
