@@ -2,8 +2,8 @@
 
 It is made at the first call: the library and the TLS context cost 40 ms and 7 MB that an idle daemon does not
 need, and both are loaded in a worker thread so that the loop keeps turning. Below the library stands our own
-network stream, which merges chunks (engine.providers.rechunk) and, when many streams are busy, reads each of them
-less often: a wake-up costs about as much as forty deltas.
+network stream. It takes a chunked body past the library (engine.providers.chunks), and when many streams are busy
+it reads each of them less often: a wake-up costs about as much as forty deltas.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import trio
 
 from engine.errors import PeerError
 from engine.limits import KIB, Limits
+from engine.providers.chunks import ChunkedBody
 from engine.providers.faults import printable
-from engine.providers.rechunk import Rechunker
 
 if TYPE_CHECKING:
     import httpx2
@@ -44,6 +44,8 @@ _IDLE_MAX: Final = 16
 _IDLE_SECONDS: Final = 30.0
 # Pieces of a request's body are sent in blocks of about this size.
 _BLOCK: Final = 64 * KIB
+# The largest read of a body.
+_READ: Final = 64 * KIB
 
 
 class ReadPacer:
@@ -74,17 +76,26 @@ class HttpAnswer:
     def __init__(self, response: httpx2.Response) -> None:
         self.status: int = response.status_code
         self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._stream: _Stream = response.extensions["network_stream"]
         self._chunks = response.aiter_raw()
 
     async def receive(self) -> bytes:
         """The next bytes of the body as they arrive, empty at its end. Raises PeerError if the connection breaks.
         After an error or a cancellation the connection is closed and this may not be called again."""
+        if self._stream.body_taken:
+            try:
+                if data := await self._stream.receive_body():
+                    return data
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise _cut() from None
         with _translated():
-            return await anext(self._chunks, b"")  # the library gives no empty chunks
+            # Of a body that was taken the library sees the end, which frees the connection for the next request.
+            return await anext(self._chunks, b"")  # it gives no empty chunks
 
-    async def abandon(self) -> None:
-        """After the connection is closed: let the library's generators meet that, so that none of them is left
-        half way for the collector of garbage to find."""
+    async def close(self) -> None:
+        """Close the connection. The library's generators are made to meet that, so that none of them is left half
+        way for the collector of garbage to find."""
+        await self._stream.aclose()
         with contextlib.suppress(PeerError), _translated():
             while await anext(self._chunks, b""):
                 pass
@@ -130,8 +141,7 @@ class HttpClient:
                 # Does not wait for the peer: our stream closes its socket without a farewell.
                 with trio.CancelScope(shield=True):
                     if not response.is_closed:
-                        await response.extensions["network_stream"].aclose()
-                        await answer.abandon()
+                        await answer.close()
                     await response.aclose()
         finally:
             self.pacer.active -= 1
@@ -203,44 +213,69 @@ def _translated() -> Iterator[None]:
     except httpx2.ProxyError as exc:
         raise PeerError("provider_error", f"the proxy refused: {printable(str(exc))}", retry=True) from None
     except (httpx2.NetworkError, httpx2.RemoteProtocolError):
-        raise PeerError("provider_error", "the connection to the model's service was cut", retry=True) from None
+        raise _cut() from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
         raise PeerError("provider_error", f"the model's service cannot be called: {type(exc).__name__}") from None
 
 
+def _cut() -> PeerError:
+    return PeerError("provider_error", "the connection to the model's service was cut", retry=True)
+
+
 # ------------------------------------------------------------ below the library
 class _Stream:
-    """A connection as the library wants it (httpcore2.AsyncNetworkStream)."""
+    """A connection as the library wants it (httpcore2.AsyncNetworkStream), and the bodies that pass it by."""
 
     def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], pacer: ReadPacer) -> None:
         self._stream = stream
         self._pacer = pacer
-        self._rechunker = Rechunker()
+        self._body = ChunkedBody()
+        self._ready = b""  # of the body, which came with the head
         self._last_read = -math.inf
-        self._backlog = False  # the last read was full: more is waiting, and waiting would only slow it
+        # The last read was full, so that waiting would only slow the next; or the connection is closed.
+        self._at_once = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         import httpcore2
 
-        while True:
-            pause = self._pacer.pause(trio.current_time(), self._last_read)
-            if pause > 0 and not self._backlog:
-                await trio.sleep(pause)
-            try:
-                data = bytes(await self._stream.receive_some(max_bytes))
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                raise httpcore2.ReadError(str(exc)) from None
-            self._last_read = trio.current_time()
-            self._backlog = len(data) >= max_bytes
-            if not data:
-                return data
-            if rewritten := self._rechunker.rewrite(data):
-                return rewritten
+        try:
+            if self.body_taken:
+                # The library asks when the body has ended, or when we closed the connection.
+                data = await self.receive_body()
+                return b"%x\r\n%b\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+            head, self._ready = self._body.feed(await self._receive(max_bytes))
+            return head
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore2.ReadError(str(exc)) from None
+
+    @property
+    def body_taken(self) -> bool:
+        return self._body.taken
+
+    async def receive_body(self) -> bytes:
+        """What the next read brings of a body that is taken, empty at its end. Raises trio.BrokenResourceError for
+        a connection that ends before it, or whose chunks are not understood."""
+        data, self._ready = self._ready, b""
+        while not data and not self._body.done:
+            received = b"" if self._body.broken else await self._receive(_READ)
+            if not received:
+                raise trio.BrokenResourceError("the body did not end")
+            _, data = self._body.feed(received)
+        return data
+
+    async def _receive(self, max_bytes: int) -> bytes:
+        pause = self._pacer.pause(trio.current_time(), self._last_read)
+        if pause > 0 and not self._at_once:
+            await trio.sleep(pause)
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self._last_read = trio.current_time()
+        self._at_once = len(data) >= max_bytes
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         import httpcore2
 
-        self._rechunker.request_sent()
+        self._body.request_sent()
         if not buffer:
             return
         try:
@@ -249,6 +284,7 @@ class _Stream:
             raise httpcore2.WriteError(str(exc)) from None
 
     async def aclose(self) -> None:
+        self._at_once = True
         await trio.aclose_forcefully(self._stream)
 
     async def start_tls(
