@@ -42,9 +42,7 @@ PART = b"prt_1"
 
 
 def session(session_id: str = "ses_1", **fields: Any) -> Session:
-    return Session(
-        id=session_id, title="", model="demo", cwd="/", created_at=1, updated_at=1, **fields
-    )
+    return Session(id=session_id, title="", model="demo", cwd="/", created_at=1, updated_at=1, **fields)
 
 
 class FakeRun:
@@ -70,6 +68,9 @@ class FakeRun:
         self.text += text
         self.feed.log.append_delta(1, PART, json.dumps(text, ensure_ascii=False)[1:-1].encode())
         self.feed.ring()
+
+    def fact_between(self) -> None:
+        self.fact(events.RunStatus(status="running"))
 
     def finish(self, status: Any = "completed") -> None:
         self.fact(events.RunFinished(status=status, usage=self.feed.run.usage))
