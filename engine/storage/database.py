@@ -53,6 +53,7 @@ def open_writer(path: Path, durability: Durability = "full") -> sqlite3.Connecti
     Raises PeerError disk_full, or UnusableStore if the file is damaged, foreign or of a newer program.
     """
     with translated(path), _opening(path) as connection:
+        tables.check(connection)  # first: a database that is refused stays as it is
         # Before the first table and before WAL, or it needs a full VACUUM: deleted sessions give space back.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # Readers and the writer do not block each other, and a commit is one sequential write.

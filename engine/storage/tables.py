@@ -110,18 +110,25 @@ _FIRST: Final = (
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
 
 
-def migrate(connection: sqlite3.Connection, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> None:
-    """Bring the database to the newest schema. Raises UnusableStore if it is newer than that, or not ours."""
+def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:
+    """The database's schema version, 0 if it is new. Raises UnusableStore if it is newer than what is known, or not
+    ours. Only reads."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application != APPLICATION_ID:
         raise UnusableStore("the database file is of another program: choose another data directory")
-    if version > len(migrations):
+    if version > known:
         raise UnusableStore(
-            f"the database is of a newer greenroom (schema {version}, this one knows {len(migrations)}): "
+            f"the database is of a newer greenroom (schema {version}, this one knows {known}): "
             "update greenroom, or choose another data directory"
         )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> None:
+    """Bring the database to the newest schema, each migration in a transaction. Raises as `check` does."""
+    version = check(connection, len(migrations))
     for index in range(version, len(migrations)):
         connection.execute("BEGIN IMMEDIATE")
         try:

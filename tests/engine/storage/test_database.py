@@ -1,0 +1,144 @@
+"""Opening a database: settings, migrations, what is refused, what its errors become."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.codec import DecodeError
+from engine.errors import OwnError, PeerError
+from engine.storage import database, lock, tables
+from engine.storage.faults import UnusableStore
+from tests.engine.storage.conftest import Store
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> object:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_settings_of_a_new_database(store: Store) -> None:
+    assert pragma(store.reader, "auto_vacuum") == 2  # incremental
+    assert pragma(store.reader, "journal_mode") == "wal"
+    assert pragma(store.writer, "synchronous") == 2  # full
+    assert pragma(store.writer, "foreign_keys") == 1
+    assert stat.S_IMODE(os.stat(store.path).st_mode) == 0o600
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        store.reader.execute("DELETE FROM sessions")
+
+
+def test_durability_normal(tmp_path: Path) -> None:
+    connection = database.open_writer(tmp_path / "g.db", "normal")
+    assert pragma(connection, "synchronous") == 1
+    database.close_writer(connection)
+    assert os.listdir(tmp_path) == ["g.db"]
+
+
+def test_migrations_are_applied_in_order_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "g.db"
+    database.close_writer(database.open_writer(path))
+    connection = sqlite3.connect(path, isolation_level=None)
+    more = (*tables.MIGRATIONS, ("CREATE TABLE later (x)", "INSERT INTO later VALUES (1)"))
+    tables.migrate(connection, more)
+    tables.migrate(connection, more)
+    assert connection.execute("SELECT x FROM later").fetchall() == [(1,)]
+    assert pragma(connection, "user_version") == len(more)
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "g.db"
+    database.close_writer(database.open_writer(path))
+    connection = sqlite3.connect(path, isolation_level=None)
+    before = pragma(connection, "user_version")
+    with pytest.raises(sqlite3.OperationalError):
+        tables.migrate(connection, (*tables.MIGRATIONS, ("CREATE TABLE later (x)", "nonsense")))
+    assert pragma(connection, "user_version") == before
+    assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'later'").fetchall()
+    connection.close()
+
+
+def test_a_newer_database_is_refused_and_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "g.db"
+    database.close_writer(database.open_writer(path))
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(UnusableStore, match="newer greenroom"):
+        database.open_writer(path)
+    assert path.read_bytes() == before
+
+
+def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(UnusableStore, match="another program"):
+        database.open_writer(path)
+
+
+@pytest.mark.parametrize("content", [b"this is text and no database " * 40, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_file_has_a_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "g.db"
+    path.write_bytes(content)
+    with pytest.raises(UnusableStore, match="damaged or not a database"):
+        database.open_writer(path)
+    assert path.read_bytes() == content
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="missing") as raised:
+        database.open_writer(tmp_path / "missing" / "g.db")
+    assert raised.value.code == "disk_full"
+
+
+def test_a_full_disk_is_a_peers_fault_that_names_the_directory(store: Store) -> None:
+    (pages,) = store.writer.execute("PRAGMA page_count").fetchone()
+    store.writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(PeerError) as raised, database.translated(store.path):
+        store.writer.execute("CREATE TABLE big AS SELECT zeroblob(1000000) AS x")
+    assert raised.value.code == "disk_full" and str(store.path.parent) in raised.value.message
+
+
+def test_a_defect_is_ours_and_text_that_is_no_text_the_senders(store: Store) -> None:
+    with pytest.raises(OwnError, match="no such table"), database.translated(store.path):
+        store.writer.execute("SELECT 1 FROM nowhere")
+    with pytest.raises(DecodeError, match="not Unicode"), database.translated(store.path):
+        store.writer.execute("SELECT ?", ("\ud83d",))
+
+
+def test_the_open_runs_are_found_by_their_index(store: Store) -> None:
+    plan = store.reader.execute("EXPLAIN QUERY PLAN SELECT id FROM runs WHERE runs.open ORDER BY runs.key").fetchall()
+    assert "runs_open" in plan[0][3]
+
+
+def test_a_held_directory_names_its_holder_and_is_free_after_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\nfrom engine.storage import lock\n"
+        "with lock.hold(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(lock.Held) as raised, lock.hold(tmp_path):
+            pass
+        assert raised.value.pid == holder.pid and str(holder.pid) in str(raised.value)
+        holder.kill()
+        holder.wait()
+    with lock.hold(tmp_path):  # the kernel has released it
+        assert (tmp_path / lock.FILE_NAME).read_text() == f"{os.getpid()}\n"
+    with lock.hold(tmp_path):
+        pass
+
+
+def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="missing"), lock.hold(tmp_path / "missing"):
+        pass
