@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ class Asked:
 class Answer:
     """What a scenario writes to."""
 
-    def __init__(self, stream: trio.SocketStream, asked: Asked) -> None:
+    def __init__(self, stream: trio.abc.Stream, asked: Asked) -> None:
         self.stream, self.asked = stream, asked
         self.model = str((asked.body or {}).get("model", ""))
 
@@ -286,7 +287,7 @@ class Server:
         self.asked: dict[int, Asked] = {}
         self.count = 0
 
-    async def connection(self, stream: trio.SocketStream) -> None:
+    async def connection(self, stream: trio.abc.Stream) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             async with stream:
                 reader = h11.Connection(h11.SERVER)
@@ -294,7 +295,7 @@ class Server:
                     if not await self.answer(stream, head, body):
                         return
 
-    async def answer(self, stream: trio.SocketStream, head: h11.Request, body: bytes) -> bool:
+    async def answer(self, stream: trio.abc.Stream, head: h11.Request, body: bytes) -> bool:
         """False if the connection is of no more use."""
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         target = head.target.decode()
@@ -318,14 +319,14 @@ class Server:
             asked.finish("closed")
         return asked.end == "done"
 
-    async def watch(self, stream: trio.SocketStream, asked: Asked, scope: trio.CancelScope) -> None:
+    async def watch(self, stream: trio.abc.Stream, asked: Asked, scope: trio.CancelScope) -> None:
         """The client sends nothing while it is answered: what comes is its end."""
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.receive_some(1)
         asked.finish("closed")
         scope.cancel(reason="the client has gone")
 
-    async def report(self, stream: trio.SocketStream, target: str) -> None:
+    async def report(self, stream: trio.abc.Stream, target: str) -> None:
         *_, last = target.split("/")
         if last.isdigit():
             await self.asked[int(last)].ended.wait()
@@ -336,7 +337,7 @@ class Server:
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
 
-async def requests(stream: trio.SocketStream, reader: h11.Connection) -> AsyncIterator[tuple[h11.Request, bytes]]:
+async def requests(stream: trio.abc.Stream, reader: h11.Connection) -> AsyncIterator[tuple[h11.Request, bytes]]:
     head: h11.Request | None = None
     body = bytearray()
     while True:
@@ -361,11 +362,20 @@ async def requests(stream: trio.SocketStream, reader: h11.Connection) -> AsyncIt
             return
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, tls: str | None) -> None:
     server = Server()
+    listen: Any = partial(trio.serve_tcp, server.connection, port, host="127.0.0.1")
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        listen = partial(
+            trio.serve_ssl_over_tcp, server.connection, port, context, host="127.0.0.1", https_compatible=True
+        )
     async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, server.connection, port, host="127.0.0.1"))
-        print(f"{READY}http://127.0.0.1:{listener.socket.getsockname()[1]}/v1", flush=True)
+        [listener] = await nursery.start(listen)
+        transport = listener.transport_listener if tls else listener
+        address = f"127.0.0.1:{transport.socket.getsockname()[1]}"
+        print(f"{READY}{'https' if tls else 'http'}://{address}/v1", flush=True)
         # The parent holds the other end of our standard input: we end with it, however it ends.
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         nursery.cancel_scope.cancel(reason="the parent has gone")
@@ -390,10 +400,11 @@ class ModelServer:
 
 
 @contextlib.contextmanager
-def model_server() -> Iterator[ModelServer]:
-    """The server as a process of its own; ended and reaped when the block is left."""
+def model_server(tls: Path | None = None) -> Iterator[ModelServer]:
+    """The server as a process of its own; ended and reaped when the block is left. `tls` is a certificate's file
+    with its key; `requests` and `ended` are not asked of such a server."""
     root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "tests.model_server", "--port", "0"]
+    command = [sys.executable, "-m", "tests.model_server", "--port", "0", *(["--tls", str(tls)] if tls else [])]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     ) as process:
@@ -410,4 +421,6 @@ def model_server() -> Iterator[ModelServer]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
-    trio.run(serve, parser.parse_args().port)
+    parser.add_argument("--tls", help="a certificate with its key, in PEM form")
+    asked_for = parser.parse_args()
+    trio.run(serve, asked_for.port, asked_for.tls)

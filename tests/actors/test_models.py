@@ -14,6 +14,7 @@ import attrs
 import httpx2
 import pytest
 import trio
+import trustme
 
 from actors._http import FEW_STREAMS, READ_INTERVAL_MAX, ReadPacer
 from actors.models import Models
@@ -314,6 +315,40 @@ async def test_a_model_that_is_not_configured(server: ModelServer) -> None:
         with pytest.raises(CallerError) as caught:
             await read(ours, request("hello"), "other")
         assert caught.value.code == "unknown_model"
+
+
+# ------------------------------------------------------------ ways to a service
+async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    with model_server(tls=tmp_path / "server.pem") as server:
+        _, error = await failed(server, "hello")
+        assert "certificate" in error.message
+        assert error.retry is False
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert text_of(await call(server, "!stream n=500")) == "word " * 500
+        told, error = await failed(server, "!silence", silence=0.3)
+        assert (told, error.code) == ("partial ", "provider_timeout")
+
+
+async def test_a_proxy_of_the_environment(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    events = await call(server, "!stream n=500", base_url="http://service.invalid/v1")
+    assert text_of(events) == "word " * 500
+    monkeypatch.delenv("HTTP_PROXY")
+    assert server.requests()[-1]["target"] == "http://service.invalid/v1/chat/completions"
+
+
+async def test_a_large_request_is_sent_whole(server: ModelServer) -> None:
+    texts = [f"{number} " * 20_000 for number in range(10)]
+    parts = tuple(TextPart(id="p", text=text) for text in texts)
+    with trio.fail_after(LIMIT):
+        async with models(server) as ours:
+            await read(ours, request("hello", *parts))
+    asked = server.requests()[-1]
+    assert asked["body"]["messages"][-1] == {"role": "assistant", "content": "\n\n".join(texts)}
+    assert asked["headers"]["content-length"] == str(asked["size"])
 
 
 # ------------------------------------------------------------ cancellation
