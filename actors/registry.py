@@ -159,7 +159,7 @@ class Registry(Actor):
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
-        self._drained = self._drained or trio.Event()
+        self._begin_drain()
 
     async def on_stop(self, reason: str) -> None:
         for feed in self._runs.values():
@@ -293,6 +293,7 @@ class Registry(Actor):
                         raise
         finally:
             self._starting -= 1
+            self._tell_drained()
 
     async def stop_run(self, run_id: str, reason: str | None) -> RunRecord:
         feed = self._runs.get(run_id)
@@ -344,8 +345,7 @@ class Registry(Actor):
         self._active.discard(run_id)
         self._retention.ended(run_id, trio.current_time())
         self._retained_changed.set()
-        if self._drained is not None and not self._active:
-            self._drained.set()
+        self._tell_drained()
 
     # ------------------------------------------------------------ eviction
     async def _evict(self) -> None:
@@ -370,17 +370,27 @@ class Registry(Actor):
 
     # ------------------------------------------------------------ drain
     async def drain(self) -> None:
-        drained = self._drained = self._drained or trio.Event()
+        drained = self._begin_drain()
         if self._active or self._starting:
             await drained.wait()
 
+    def _begin_drain(self) -> trio.Event:
+        """Refuse new runs from now on; the event is set when none is active any more."""
+        if self._drained is None:
+            self._drained = trio.Event()
+        return self._drained
+
     async def end_runs(self) -> None:
-        self._drained = self._drained or trio.Event()
+        self._begin_drain()
         async with trio.open_nursery() as nursery:
             for session in tuple(self._sessions.values()):
                 active = session.active
                 if active is not None:
                     nursery.start_soon(session.cancel_run, active.run.id, SHUTDOWN)
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None and not self._active and not self._starting:
+            self._drained.set()
 
     def _refuse_draining(self) -> None:
         if self._drained is not None:

@@ -30,7 +30,7 @@ from engine import codec, ids
 from engine.commands import RunSnapshot
 from engine.errors import EngineError
 from engine.limits import Limits
-from engine.providers.base import ModelRequest
+from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
 from engine.runs.events import PartDelta, RunFinished, RunStatus
 from engine.runs.lifecycle import Status, advance
 from engine.runs.record import Run as RunRecord
@@ -45,6 +45,8 @@ from engine.wire import events as wire_events
 
 _log = logging.getLogger("greenroom.run")
 
+# Of one batch of a model's text between two looks at the loop: a few frames' worth, a fraction of the log's bound.
+PIECE_CHARACTERS: Final = 64 * 1024
 SHUTDOWN: Final = "shutdown"
 # Bytes of text that one token is taken for when a window is chosen: low, so that the window rather fits.
 BYTES_PER_TOKEN: Final = 3
@@ -222,8 +224,22 @@ class Run(Actor):
                 batch = await stream.receive()
                 if batch is None:
                     break
-                await self._apply(turn.take(batch))
+                await self._take(turn, batch)
         self._held = turn.end_answer()
+
+    async def _take(self, turn: Turn, batch: list[ModelEvent]) -> None:
+        """Hand the batch to the turn. A large one goes in pieces, so that watchers can keep up with the log."""
+        piece: list[ModelEvent] = []
+        size = 0
+        for event in batch:
+            piece.append(event)
+            size += len(event.text) if isinstance(event, TextDelta | ReasoningDelta) else 0
+            if size >= PIECE_CHARACTERS:
+                await self._apply(turn.take(piece))
+                await trio.lowlevel.checkpoint()
+                piece, size = [], 0
+        if piece:
+            await self._apply(turn.take(piece))
 
     # ------------------------------------------------------------ tools
     async def _call_tools(self, turn: Turn) -> None:

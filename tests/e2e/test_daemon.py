@@ -35,7 +35,7 @@ async def start(wire: Wire, text: str, **fields: Any) -> tuple[str, dict[str, An
 async def read_text(wire: Wire, watch_id: str, *, until: int | None = None) -> tuple[str, int, list[dict[str, Any]]]:
     """The text of all deltas, the last seq, and the other events; up to the event `until` if given."""
     text, last, others = "", 0, []
-    async for event in wire.events(watch_id):
+    while (event := await wire.event(watch_id)) is not None:
         assert event.get("from", event["seq"]) == last + 1 or last == 0
         last = event["seq"]
         if event["type"] == "part.delta":

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.parse
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import trio
-from trio_websocket import ConnectionClosed, open_websocket_url
+from trio_websocket import ConnectionClosed, wrap_client_stream
 
 READY = "greenroom ready "
 
@@ -35,6 +36,7 @@ class Wire:
         self._next = 0
         self._replies: dict[Any, Any] = {}
         self._pushes: dict[str, deque[dict[str, Any]]] = {}
+        self._events: dict[str, deque[dict[str, Any]]] = {}
         self._news = trio.Condition()
         self.closed: tuple[int, str | None] | None = None
         nursery.start_soon(self._read)
@@ -84,15 +86,25 @@ class Wire:
                 await self._news.wait()
             return self._pushes[watch_id].popleft()
 
-    async def events(self, watch_id: str) -> AsyncIterator[dict[str, Any]]:
-        """The events of a run's watch until it is closed. Gaps fail."""
-        while True:
+    async def event(self, watch_id: str, *, gaps: bool = False) -> dict[str, Any] | None:
+        """The next event of a run's watch; None when it is closed. Gaps fail, unless they are passed over."""
+        events = self._events.setdefault(watch_id, deque())
+        while not events:
             frame = await self.push(watch_id)
             if frame["method"] == "watch.closed":
-                return
+                return None
+            if gaps and frame["method"] in ("run.gap", "run.snapshot"):
+                continue
             assert frame["method"] == "run.events", frame
-            for event in frame["params"]["events"]:
-                yield event
+            events += frame["params"]["events"]
+        return events.popleft()
+
+    async def events(self, watch_id: str, *, gaps: bool = False) -> list[dict[str, Any]]:
+        """All that follow, until the watch is closed."""
+        found = []
+        while (event := await self.event(watch_id, gaps=gaps)) is not None:
+            found.append(event)
+        return found
 
     async def wait_closed(self) -> tuple[int, str | None]:
         async with self._news:
@@ -106,15 +118,22 @@ async def connect(folder: Path, *, initialize: bool = True) -> AsyncIterator[Wir
     """A connection to the daemon of a data directory."""
     daemon, token = _find(folder)
     headers = [("Authorization", f"Bearer {token}")]
-    async with (
-        open_websocket_url(daemon["ws_url"], subprotocols=["greenroom.v1"], extra_headers=headers) as socket,
-        trio.open_nursery() as nursery,
-    ):
-        wire = Wire(socket, nursery)
-        if initialize:
-            await wire.request("initialize", protocol=1, client={"name": "test", "version": "1"})
-        yield wire
-        await socket.aclose()
+    address = urllib.parse.urlsplit(daemon["ws_url"])
+    stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
+    try:
+        async with trio.open_nursery() as nursery:
+            socket = await wrap_client_stream(
+                nursery, stream, address.netloc, address.path, subprotocols=["greenroom.v1"], extra_headers=headers
+            )
+            wire = Wire(socket, nursery)
+            if initialize:
+                await wire.request("initialize", protocol=1, client={"name": "test", "version": "1"})
+            yield wire
+            await socket.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        # The library leaves the socket open when the peer was the first to close.
+        await trio.aclose_forcefully(stream)
 
 
 def _find(folder: Path) -> tuple[dict[str, Any], str]:
@@ -138,7 +157,10 @@ class DaemonProcess:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
-        assert line.startswith(READY), f"{line!r}; its log: {self.errors()}"
+        if not line.startswith(READY):
+            self.process.kill()
+            self.wait()
+            raise AssertionError(f"{line!r}; its log: {self.errors()}")
         self.url = line.removeprefix(READY).strip()
 
     @property
