@@ -11,9 +11,9 @@ Restarts wait for the backoff; a stop interrupts that wait and a start in flight
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -51,13 +51,16 @@ class ChildSpec:
     grace: float = limits.DEFAULT.cancel_grace
 
 
-@attrs.define(slots=True)
+@attrs.define(slots=True, eq=False)
 class _Child:
     spec: ChildSpec
     ref: Any = None
-    cell: Cell | None = None
+    cell: Cell | None = None  # while it runs
+    fell: str | None = None  # why it ended, while that calls for a restart that has not been counted
+    backoff: trio.CancelScope | None = None  # while a restart waits
     started_at: float = 0.0
     attempts: int = 0  # restarts since it last ran for a whole period of the intensity
+    restarts: int = 0
 
 
 class SupervisorRef(Ref):
@@ -73,7 +76,7 @@ class SupervisorRef(Ref):
         """How often the child was restarted."""
         supervisor = self._cell.actor
         assert isinstance(supervisor, Supervisor)
-        return supervisor.restarts.get(name, 0)
+        return supervisor.restarts(name)
 
     async def add(self, *specs: ChildSpec) -> list[Any]:
         """Start more children, in slices so that the loop keeps turning; returns their Refs. The first start
@@ -121,13 +124,10 @@ class Supervisor(Actor):
         self._draw = draw
         self._ordered = ordered  # a crowd of equals need not be stopped one by one
         self._children: dict[str, _Child] = {}
-        # One entry a child at most waits here: a child that has ended has to be started again to end again.
-        self._ended: deque[tuple[Cell, Outcome]] = deque()
-        self._bell = trio.Event()
-        self._monitor_scope = trio.CancelScope()
-        self._monitor_ended = trio.Event()
-        self._lock = trio.Lock()  # add and remove against a restart under way
-        self.restarts: dict[str, int] = {}
+        self._closed = False  # no restart or start may begin any more
+        self._restarting: set[_Child | None] = set()  # children with a restart under way; None: the whole group
+        # Where siblings depend on each other one start or restart goes on at a time.
+        self._turn = contextlib.nullcontext() if strategy == "one_for_one" else trio.Lock()
 
     def make_ref(self, cell: Cell) -> SupervisorRef:
         return SupervisorRef(cell)
@@ -138,16 +138,18 @@ class Supervisor(Actor):
             raise ActorDied(f"{self.cell.path}/{name} is not running")
         return child.ref
 
+    def restarts(self, name: str) -> int:
+        child = self._children.get(name)
+        return child.restarts if child is not None else 0
+
     async def on_start(self) -> None:
         try:
-            for spec in self._specs:
-                await self._begin(spec)
+            await self._add(self._specs)
         except BaseException:
             # What was started stops in reverse, as after a normal life.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.cell.grace):
                 await self._stop_all("a sibling failed to start")
             raise
-        self.cell.start_soon(self._monitor)
 
     async def handle(self, message: Any) -> Any:
         match message:
@@ -158,38 +160,39 @@ class Supervisor(Actor):
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
-        # No restart may begin once the children are being stopped.
-        self._monitor_scope.cancel(reason=reason)
-        await self._monitor_ended.wait()
         await self._stop_all(reason)
 
     def on_child_end(self, child: Cell, outcome: Outcome) -> None:
         known = self._children.get(child.name)
-        if known is not None and known.cell is child:
+        if known is not None and known.cell is child:  # else it was stopped here, which is no fall
             known.cell = None
-            self._ended.append((child, outcome))
-            self._bell.set()
+            self._settle(known, outcome)
 
     # ------------------------------------------------------------ children
     async def _add(self, specs: Sequence[ChildSpec]) -> list[Any]:
-        async with self._lock:
-            return [await self._begin(spec) for spec in specs]
+        async with self._turn:
+            return [await self._add_one(spec) for spec in specs]
 
-    async def _remove(self, name: str, reason: str) -> None:
-        async with self._lock:
-            child = self._children.pop(name, None)
-            if child is not None and child.cell is not None:
-                await child.ref.stop(reason)
-
-    async def _begin(self, spec: ChildSpec) -> Any:
+    async def _add_one(self, spec: ChildSpec) -> Any:
+        if self._closed:
+            raise ActorDied(f"{self.cell.path} is stopping: it starts no children")
         assert spec.name not in self._children, f"{self.cell.path} has a child {spec.name} already"
         child = self._children[spec.name] = _Child(spec)
         try:
             await self._start(child)
         except BaseException:
-            del self._children[spec.name]
+            self._forget(child)
             raise
         return child.ref
+
+    async def _remove(self, name: str, reason: str) -> None:
+        child = self._children.pop(name, None)
+        if child is not None:
+            await self._stop(child, reason)
+
+    def _forget(self, child: _Child) -> None:
+        if self._children.get(child.spec.name) is child:
+            del self._children[child.spec.name]
 
     async def _start(self, child: _Child) -> None:
         spec = child.spec
@@ -199,80 +202,101 @@ class Supervisor(Actor):
         if cell.outcome is None:
             child.cell = cell
         else:  # it ended between its start and now, when on_child_end did not know it yet
-            self._ended.append((cell, cell.outcome))
-            self._bell.set()
-
-    async def _stop_all(self, reason: str) -> None:
-        if not self._ordered:
-            await self.cell.stop_children(reason)
-            return
-        for child in reversed(list(self._children.values())):
-            await self._stop(child, reason)
+            self._settle(child, cell.outcome)
 
     async def _stop(self, child: _Child, reason: str) -> None:
-        if child.cell is not None:
-            cell, child.cell = child.cell, None  # its end is ours: on_child_end has nothing to report
-            cell.request_stop(reason)
-            await cell.wait_ended()
+        """Stop a child for now, wherever it is: running, starting, or waiting for its restart."""
+        child.cell = child.fell = None  # its end is ours: on_child_end has nothing to report
+        if child.backoff is not None:
+            child.backoff.cancel(reason=reason)
+        cell = self.cell.child(child.spec.name)
+        if cell is not None:
+            await self.cell.stop_child(cell, reason)
+
+    async def _stop_all(self, reason: str) -> None:
+        """Stop all for good."""
+        self._closed = True
+        children = list(self._children.values())
+        for child in children:
+            if child.backoff is not None:
+                child.backoff.cancel(reason=reason)
+        if self._ordered:
+            for child in reversed(children):
+                await self._stop(child, reason)
+        else:
+            await self.cell.stop_children(reason)
 
     # ------------------------------------------------------------ restarts
-    async def _monitor(self) -> None:
+    def _settle(self, child: _Child, outcome: Outcome) -> None:
+        """A child has ended by itself or in a stranger's hands: let it go, or have it restarted."""
+        policy = child.spec.restart
+        if policy == "temporary" or (policy == "transient" and outcome.end in ("finished", "stopped")):
+            self._forget(child)
+            return
+        child.fell = outcome.reason
+        if self._clock() - child.started_at >= self._intensity.period:
+            child.attempts = 0
+        only = child if self._strategy == "one_for_one" else None
+        if not self._closed and only not in self._restarting:
+            self._restarting.add(only)
+            self.cell.start_soon(self._restart, only)
+
+    async def _restart(self, only: _Child | None) -> None:
+        """Bring what is down up again: one child, or the whole group in its order. Step by step, because during
+        each wait another child may fall, be removed, or everything be stopped."""
         try:
-            with self._monitor_scope:
-                while True:
-                    await self._bell.wait()
-                    self._bell = trio.Event()
-                    while self._ended:
-                        cell, outcome = self._ended.popleft()
-                        async with self._lock:
-                            await self._settle(cell, outcome)
+            await trio.lowlevel.checkpoint()  # children that were killed with their supervisor are not restarted
+            async with self._turn:
+                while not self._closed and self.cell.stop_reason is None:
+                    group = [child for child in self._children.values() if only is None or child is only]
+                    failed = next((child for child in group if child.fell is not None), None)
+                    down = next((child for child in group if child.cell is None), None)
+                    if failed is not None:
+                        await self._clear(failed)
+                    elif down is not None:
+                        await self._start_again(down)
+                    else:
+                        return
         except TooManyRestarts as exc:
             # The crash below would cancel all children at once; in reverse order each can still use those before it.
             await self._stop_all(str(exc))
             raise
         finally:
-            self._monitor_ended.set()
+            self._restarting.discard(only)
 
-    async def _settle(self, cell: Cell, outcome: Outcome) -> None:
-        child = self._children.get(cell.name)
-        if child is None or child.ref is None or child.ref._cell is not cell:
-            return  # it was removed, or restarted together with a sibling
-        policy = child.spec.restart
-        if policy == "temporary" or (policy == "transient" and outcome.end in ("finished", "stopped")):
-            del self._children[cell.name]
-            return
-        if self._clock() - child.started_at >= self._intensity.period:
-            child.attempts = 0
-        await self._restart(child, outcome.reason)
-
-    async def _restart(self, failed: _Child, reason: str) -> None:
-        order = list(self._children.values())
-        if self._strategy == "one_for_one":
-            affected = [failed]
-        elif self._strategy == "one_for_all":
-            affected = order
-        else:
-            affected = order[order.index(failed) :]
-        for child in reversed(affected):
-            await self._stop(child, f"{failed.spec.name} is restarted")
-        await self._pace(failed, reason)
-        position = 0
-        while position < len(affected):
-            child = affected[position]
-            try:
-                await self._start(child)
-            except Exception as exc:  # noqa: BLE001 - a start that fails counts as one more end of that child
-                await self._pace(child, f"its start failed: {exc}")
-            else:
-                position += 1
-
-    async def _pace(self, failed: _Child, reason: str) -> None:
-        """Count a restart and wait its backoff. Raises TooManyRestarts."""
+    async def _clear(self, failed: _Child) -> None:
+        """Stop those that go with it, count a restart and wait its backoff. Raises TooManyRestarts."""
+        reason, failed.fell = failed.fell, None
         name = failed.spec.name
+        for child in reversed(self._affected(failed)):
+            await self._stop(child, f"{name} is restarted")
+            if child.spec.restart == "temporary":
+                self._forget(child)
+        if self._children.get(name) is not failed:
+            return  # removed meanwhile
         if not self._intensity.allow(self._clock()):
             raise TooManyRestarts(f"{self.cell.path}/{name} ended too often, the last time: {reason}")
-        self.restarts[name] = self.restarts.get(name, 0) + 1
+        failed.restarts += 1
         failed.attempts += 1
         delay = self._backoff.delay(failed.attempts, self._draw())
         _log.warning("%s/%s is restarted in %.1f s: %s", self.cell.path, name, delay, reason)
-        await trio.sleep(delay)
+        with trio.CancelScope() as failed.backoff:
+            await trio.sleep(delay)
+        failed.backoff = None
+
+    def _affected(self, failed: _Child) -> list[_Child]:
+        """Those that are restarted with it, in the order of their start."""
+        order = list(self._children.values())
+        match self._strategy:
+            case "one_for_one":
+                return []
+            case "one_for_all":
+                return order
+            case "rest_for_one":
+                return order[order.index(failed) :]
+
+    async def _start_again(self, child: _Child) -> None:
+        try:
+            await self._start(child)
+        except Exception as exc:  # noqa: BLE001 - a start that fails counts as one more end of that child
+            child.fell = f"its start failed: {exc}"
