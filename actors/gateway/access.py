@@ -30,6 +30,10 @@ def host_name(host: str) -> str | None:
     if host.startswith("["):
         name, bracket, port = host.partition("]")
         name += bracket
+    elif host.count(":") > 1:
+        # An IPv6 address whose brackets the client forgot (trio-websocket does). No name has a colon.
+        name, colon, port = host.rpartition(":")
+        name, port = f"[{name}]", colon + port
     else:
         name, colon, port = host.partition(":")
         port = colon + port

@@ -20,6 +20,7 @@ import trio
 from actors._actor import Actor
 from actors._ask import ActorDied
 from actors.gateway import requests, websocket
+from actors.gateway.http import Upgraded
 from actors.gateway.load import LoopMeter
 from actors.gateway.requests import HANDLERS, RETRY_AFTER_MS, Begun, Services
 from actors.gateway.transport import Transport
@@ -68,8 +69,7 @@ class Shared:
 
 
 class Connection(Actor):
-    """See the module. `received` are the bytes of the upgrade request and what came behind them. The socket is
-    closed when the actor has ended."""
+    """See the module. The socket is the caller's to close when the actor has ended."""
 
     mailbox_messages = 1  # takes no messages
 
@@ -78,15 +78,13 @@ class Connection(Actor):
         shared: Shared,
         stream: trio.abc.Stream,
         transport: Transport,
-        received: bytes,
-        subprotocol: str | None,
+        upgraded: Upgraded,
     ) -> None:
         self._shared = shared
         self._limits = shared.services.config.limits
         self._stream = stream
         self._transport = transport
-        self._received = received
-        self._subprotocol = subprotocol
+        self._upgraded: Upgraded | None = upgraded
         self._initialized = False
         self._waiting: deque[tuple[Request, int]] = deque()  # with the characters of its message
         self._held = 0  # characters of the requests that are not answered
@@ -101,15 +99,17 @@ class Connection(Actor):
 
     async def on_start(self) -> None:
         assert self.cell.nursery is not None
+        upgraded, self._upgraded = self._upgraded, None  # its bytes are not kept for the connection's life
+        assert upgraded is not None, "an actor starts once"
         self._socket = await websocket.accept(
             self.cell.nursery,
             self._stream,
             self._transport,
-            self._received,
-            subprotocol=self._subprotocol,
+            upgraded.head,
+            upgraded.behind,
+            subprotocol=upgraded.upgrade.subprotocol,
             message_bytes=self._limits.message_bytes,
         )
-        self._received = b""
         self._writer = Writer(
             self._socket,
             self._limits,

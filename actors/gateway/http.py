@@ -21,10 +21,11 @@ _TOO_LARGE: Final = "the request's head is too large"
 
 @attrs.frozen(slots=True)
 class Upgraded:
-    """`received` is the upgrade request as it came, with whatever came behind it."""
+    """`head` is the upgrade request as it came, `behind` what came behind it already."""
 
     upgrade: Upgrade
-    received: bytes
+    head: bytes
+    behind: bytes
 
 
 class _Refused(Exception):
@@ -59,7 +60,8 @@ async def serve(
         count()
         answer = decide(request)
         if isinstance(answer, Upgrade):
-            return Upgraded(answer, raw)
+            behind = bytes(connection.trailing_data[0])
+            return Upgraded(answer, raw[: len(raw) - len(behind)], behind)
         with trio.move_on_after(timeout) as scope:
             await _send(connection, stream, answer, request.method)
         if scope.cancelled_caught or connection.our_state is not h11.DONE or answer.close:

@@ -205,7 +205,7 @@ class Gateway(Actor):
     async def _connect(self, stream: trio.abc.Stream, transport: Transport, upgraded: http.Upgraded) -> None:
         self._counters.connections += 1
         name = f"conn-{self._counters.connections}"
-        connection = Connection(self._shared, stream, transport, upgraded.received, upgraded.upgrade.subprotocol)
+        connection = Connection(self._shared, stream, transport, upgraded)
         try:
             ref = await self.cell.start_child(
                 connection, name, grace=CONNECTION_GRACE, timeout=self._limits.handshake_timeout

@@ -2,8 +2,9 @@
 
 The library does the handshake, reading, pongs and the closing handshake. Outbound messages are framed here: a
 server's frame is a header and the payload, and several of them leave in one send, which the library cannot do.
-What is worked around, each noted at its place: a reader that raises out of its nursery when something arrives
-after our close frame, a bound on messages in characters, and no bound on the number of fragments.
+What is worked around, each noted at its place: a handshake that loses what came behind the request, a reader that
+raises out of its nursery when something arrives after our close frame, a bound on messages in characters, and no
+bound on the number of fragments.
 """
 
 from __future__ import annotations
@@ -114,15 +115,16 @@ async def accept(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,
     transport: Transport,
-    received: bytes,
+    head: bytes,
+    behind: bytes,
     *,
     subprotocol: str | None,
     message_bytes: int,
 ) -> WebSocket:
-    """Answer the upgrade whose bytes are in `received` (with whatever came behind them). The library's reader runs in
+    """Answer the upgrade whose request is `head`, `behind` being what came behind it. The library's reader runs in
     `nursery`; it never raises there. Raises Closed. A request that the library refuses makes this wait for ever: the
     caller has checked it, and has a deadline."""
-    replay = _Stream(stream, transport, received)
+    replay = _Stream(stream, transport, head, behind)
     try:
         request = await wrap_server_stream(
             cast(trio.Nursery, _Quiet(nursery)),
@@ -134,32 +136,45 @@ async def accept(
         connection = await request.accept(subprotocol=subprotocol)
     except ConnectionClosed as exc:
         raise Closed(str(exc.reason)) from None
-    replay.connection = connection
+    replay.begin(connection)
     return WebSocket(connection, replay, message_bytes)
 
 
 class _Stream(trio.abc.Stream):
-    """The stream below the library: gives first what was read already, and lets two senders take turns."""
+    """The stream below the library: gives first what was read already, and lets two senders take turns.
 
-    def __init__(self, stream: trio.abc.Stream, transport: Transport, received: bytes) -> None:
+    What came behind the request is given when that is answered: the library's handshake would drop it.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, transport: Transport, head: bytes, behind: bytes) -> None:
         self.transport = transport
-        self.connection: Any = None
+        self._connection: Any = None
         self._inner = stream
-        self._received = received
+        self._read = head
+        self._behind = behind
+        self._begun = trio.Event()
         self._turn = trio.StrictFIFOLock()
 
     @property
     def alive(self) -> bool:
         return not self.transport.closed
 
+    def begin(self, connection: Any) -> None:
+        self._connection = connection
+        self._read += self._behind
+        self._behind = b""
+        self._begun.set()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._received:
+        if not self._read and self._connection is None:
+            await self._begun.wait()
+        if self._read:
             await trio.lowlevel.checkpoint()
-            size = len(self._received) if max_bytes is None else max_bytes
-            data, self._received = self._received[:size], self._received[size:]
+            size = len(self._read) if max_bytes is None else max_bytes
+            data, self._read = self._read[:size], self._read[size:]
             return data
         data = bytes(await self._inner.receive_some(max_bytes))
-        if self.connection is not None and len(self.connection._message_parts) > FRAGMENTS_MAX:
+        if len(self._connection._message_parts) > FRAGMENTS_MAX:
             _log.info("a message in more than %d fragments: the connection is aborted", FRAGMENTS_MAX)
             self.transport.abort()
             raise trio.ClosedResourceError

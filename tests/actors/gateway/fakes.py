@@ -39,6 +39,7 @@ from engine.transcript.session import Session
 TOKEN = "a-token-of-the-tests"
 LIMIT = 20.0  # absolute, for a test that hangs
 PART = b"prt_1"
+ANY_PORT = Listen(port=0)
 
 
 def session(session_id: str = "ses_1", **fields: Any) -> Session:
@@ -318,7 +319,7 @@ class Wire:
 async def serve(
     limits: Limits | None = None,
     *,
-    listen: Listen = Listen(port=0),
+    listen: Listen = ANY_PORT,
     tls: Tls | None = None,
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),

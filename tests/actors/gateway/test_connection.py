@@ -138,15 +138,14 @@ def padded(size: int, character: str = "x") -> str:
 
 @pytest.mark.parametrize("character", ["x", "é", "😀"])
 async def test_a_message_of_the_greatest_size_passes_and_one_byte_more_closes(character: str) -> None:
-    async with serve() as served:
-        async with served.connect() as wire:
-            text = padded(1 << 20, character)
-            assert len(text.encode()) == 1 << 20
-            await wire.socket.send_message(text)
-            assert (await wire.receive())["error"]["code"] == -32602
-            assert await wire.request("ping") == {}
-            await wire.socket.send_message(padded((1 << 20) + 1, character))
-            assert await wire.close_code() == 1009
+    async with serve() as served, served.connect() as wire:
+        text = padded(1 << 20, character)
+        assert len(text.encode()) == 1 << 20
+        await wire.socket.send_message(text)
+        assert (await wire.receive())["error"]["code"] == -32602
+        assert await wire.request("ping") == {}
+        await wire.socket.send_message(padded((1 << 20) + 1, character))
+        assert await wire.close_code() == 1009
 
 
 async def test_a_message_in_endless_empty_fragments_ends_the_connection() -> None:

@@ -1,0 +1,124 @@
+"""Peers that take nothing, say nothing, or ask too much: they are let go, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import socket as sockets
+
+import pytest
+import trio
+
+from engine.limits import Limits
+from tests.actors.gateway.fakes import FakeRun, Served, serve
+from tests.actors.gateway.test_http import BEARER, UPGRADE, Browser
+
+
+async def raw_connection(served: Served, *, receive_bytes: int | None = None) -> Browser:
+    """A WebSocket that does nothing by itself, not even answer pings."""
+    sock = trio.socket.socket()
+    if receive_bytes is not None:
+        sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, receive_bytes)
+    await sock.connect(("127.0.0.1", served.port))
+    page = Browser(trio.SocketStream(sock), served.host)
+    assert (await page.get("/ws", BEARER, *UPGRADE)).status == 101
+    return page
+
+
+def masked(method: str, request_id: int, **params: object) -> bytes:
+    text = json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}).encode()
+    assert 126 <= len(text) < 1 << 16 or len(text) < 126
+    length = bytes([0x80 | len(text)]) if len(text) < 126 else bytes([0x80 | 126]) + len(text).to_bytes(2, "big")
+    return b"\x81" + length + b"\0\0\0\0" + text
+
+
+async def test_a_client_that_takes_nothing_is_aborted_and_slows_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with serve(Limits(slow_client_timeout=0.3)) as served, served.connect() as wire:
+        run = served.registry.add(FakeRun())
+        run.start()
+        page = await raw_connection(served, receive_bytes=4096)
+        await page.stream.send_all(masked("initialize", 1, protocol=1, client={"name": "t", "version": "1"}))
+        await page.stream.send_all(masked("run.watch", 2, run_id="run_1"))
+        watch_id = (await wire.request("run.watch", run_id="run_1"))["watch_id"]
+        # More than all buffers between the two hold.
+        for _ in range(200):
+            for _ in range(4):
+                run.delta("x" * 8000)
+            await wire.push()
+        while not served.ref.gateway_statistics().aborted_slow:  # noqa: ASYNC110 - a counter, not an event
+            await trio.sleep(0.01)
+        run.finish()
+        await wire.read_run(watch_id)
+        assert "took nothing" in caplog.text
+        while served.ref.gateway_statistics().connections > 1:
+            await trio.testing.wait_all_tasks_blocked()
+        # What it gets is a reset, after what was on its way.
+        with pytest.raises((trio.BrokenResourceError, AssertionError)):
+            while True:
+                await page._more()
+                page._buffer = b""
+        await page.stream.aclose()
+
+
+async def test_a_stuck_client_does_not_hold_up_the_stop() -> None:
+    async with serve() as served:
+        run = served.registry.add(FakeRun())
+        run.start()
+        page = await raw_connection(served, receive_bytes=4096)
+        await page.stream.send_all(masked("initialize", 1, protocol=1, client={"name": "t", "version": "1"}))
+        await page.stream.send_all(masked("run.watch", 2, run_id="run_1"))
+        while not run.feed.watched:
+            await trio.testing.wait_all_tasks_blocked()
+        for _ in range(800):
+            run.delta("x" * 8000)
+            await trio.lowlevel.checkpoint()
+        await served.ref.stop()
+        assert not run.feed.watched
+        await page.stream.aclose()
+
+
+async def test_a_silent_client_is_pinged_and_dropped() -> None:
+    async with serve(Limits(ping_interval=0.05, silence_timeout=0.4)) as served:
+        page = await raw_connection(served)
+        async with page.stream:
+            buffer = b""
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    buffer += await page.stream.receive_some()
+            assert buffer.count(b"\x89\x00") >= 2
+        assert served.ref.gateway_statistics().aborted_silent == 1
+
+
+async def test_a_client_that_answers_pings_stays() -> None:
+    limits = Limits(ping_interval=0.02, silence_timeout=0.1)
+    async with serve(limits) as served, served.connect() as wire:
+        run = served.registry.add(FakeRun())
+        run.start()
+        await wire.request("run.watch", run_id="run_1")
+        await wire.push()
+        await trio.sleep(0.5)  # five times the silence that is allowed; the library answers the pings
+        run.delta("still here")
+        assert (await wire.push())[1]["events"][0]["text"] == "still here"
+
+
+async def test_a_client_whose_requests_wait_is_not_taken_for_silent() -> None:
+    limits = Limits(requests_in_flight=1, ping_interval=0.02, silence_timeout=0.1)
+    async with serve(limits) as served, served.connect() as wire:
+        gate = served.registry.held["get_run"] = trio.Event()
+        keys = [await wire.send("run.get", run_id="run_1") for _ in range(8)]
+        await trio.sleep(0.5)
+        gate.set()
+        assert {(await wire.receive())["id"] for _ in keys} == set(keys)
+
+
+async def test_replies_that_are_not_taken_pause_the_reading() -> None:
+    """Requests whose replies nobody reads are not worked on for ever."""
+    limits = Limits(requests_in_flight=4, slow_client_timeout=30)
+    async with serve(limits) as served:
+        page = await raw_connection(served, receive_bytes=4096)
+        await page.stream.send_all(masked("initialize", 1, protocol=1, client={"name": "t", "version": "1"}))
+        request = masked("session.create", 2, instructions="x" * 20_000)
+        with trio.move_on_after(1.0) as scope:
+            for _ in range(5000):
+                await page.stream.send_all(request)
+        assert scope.cancelled_caught, "the daemon took 100 MB of requests without giving a reply"
+        await trio.aclose_forcefully(page.stream)
