@@ -8,13 +8,13 @@ The numbered life of every actor (`_live`):
 4. stop is asked (never through the mailbox): nothing is accepted any more, waiting asks fail, the grace
    deadline is set on the cancel scope
 5. `on_stopping` runs: make no new work
-6. children are stopped, the last started first
+6. children are stopped, all together (a supervisor has stopped its own one by one in step 5)
 7. `on_stop` runs: leave what must outlive the actor in order
 8. what is left in the nursery is cancelled with the reason
 9. ended: every waiting ask has failed with ActorDied, the watchers and the parent are told, stop returns
 
 A stop during step 2 cancels `on_start` at once; then, as after a start that failed, children that it started
-are stopped in order, and steps 5 and 7 are left out. When the grace ends, or an actor above crashes, the steps
+are stopped, and steps 5 and 7 are left out. When the grace ends, or an actor above crashes, the steps
 to 8 are cut short by trio.Cancelled and 9 follows all the same. Asks go one way (gateway, registry, session,
 run, toolset, store); a notice upwards is a plain synchronous call into a latch that always has room. That is
 why bounded mailboxes cannot deadlock here.
@@ -233,8 +233,8 @@ class Cell:
         await child.wait_ended()
 
     async def stop_children(self, reason: str) -> None:
-        """Stop all children together, asked in slices, the last started first. Joined when it returns."""
-        order = self.children[::-1]
+        """Stop all children together, asked in slices. Joined when it returns."""
+        order = self.children
         for begin in range(0, len(order), SLICE):
             for child in order[begin : begin + SLICE]:
                 child.request_stop(reason, self._grace_for(child))
