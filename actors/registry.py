@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -33,8 +33,10 @@ from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
 
+# Looks for idle sessions in the time that makes one idle: it leaves memory at most a quarter late.
+PASSIVATE_LOOKS: Final = 4
 # What a client should wait before it tries a refused run again: about the life of a short run.
-RETRY_AFTER_MS = 1000
+RETRY_AFTER_MS: Final = 1000
 
 
 @attrs.frozen(slots=True)
@@ -152,6 +154,7 @@ class Registry(Actor):
         for run in await self._services.store.settle_open_runs():
             _log.warning("%s of %s is settled as interrupted", run.id, run.session_id)
         self.cell.start_soon(self._evict)
+        self.cell.start_soon(self._passivate)
 
     async def handle(self, message: object) -> object:
         if isinstance(message, _Call):
@@ -213,8 +216,13 @@ class Registry(Actor):
             raise CallerError("unknown_model", f"no model is named {changes.model!r}")
         if changes.toolsets is not None:
             self._services.toolbox.check(changes.toolsets)
-        session = await self._session(session_id)
-        return self._describe(await session.update(changes))
+        while True:
+            session = await self._session(session_id)
+            try:
+                return self._describe(await session.update(changes))
+            except ActorDied:
+                if not self._again(session):
+                    raise
 
     async def delete_session(self, session_id: str) -> None:
         await self._services.store.get_session(session_id)  # raises unknown_session
@@ -246,10 +254,13 @@ class Registry(Actor):
             session = self._sessions.get(session_id)
             if session is not None and session.state == "running":
                 return session
-            if session_id not in self._opening:
+            if (busy := self._opening.get(session_id)) is not None:
+                await busy.wait()
+            elif session is not None:
+                await session.wait_ended()  # on_child_end forgets it
+            else:
                 break
-            await self._opening[session_id].wait()
-        done = await self._exclusively(session_id)
+        done = self._opening[session_id] = trio.Event()
         try:
             record = await self._services.store.get_session(session_id)
             actor = Session(self._services, record, self._run_started, self._run_ended)
@@ -259,6 +270,10 @@ class Registry(Actor):
         finally:
             del self._opening[session_id]
             done.set()
+
+    def _again(self, session: SessionRef) -> bool:
+        """Whether to look a session up again that died between its look-up and the ask (it was passivated)."""
+        return session.state != "running" and self._drained is None
 
     async def _exclusively(self, session_id: str) -> trio.Event:
         """Wait until nobody else opens or deletes the session, and keep others out until the event is set."""
@@ -288,8 +303,7 @@ class Registry(Actor):
                 try:
                     return await self._with_feed(await session.start_run(start))
                 except ActorDied:
-                    # It was stopped (passivated, deleted) between the look-up and the ask: look again.
-                    if session.state == "running" or self._drained is not None:
+                    if not self._again(session):
                         raise
         finally:
             self._starting -= 1
@@ -347,7 +361,16 @@ class Registry(Actor):
         self._retained_changed.set()
         self._tell_drained()
 
-    # ------------------------------------------------------------ eviction
+    # ------------------------------------------------------------ passivation and eviction
+    async def _passivate(self) -> None:
+        """Unload sessions that nobody has used for a while; they come back when they are."""
+        after = self._limits.passivate_after
+        while True:
+            await trio.sleep(after / PASSIVATE_LOOKS)
+            now = trio.current_time()
+            for session in [s for s in self._sessions.values() if s.idle_for(now) >= after]:
+                await session.stop("passivated")
+
     async def _evict(self) -> None:
         while True:
             due = self._retention.next_due()

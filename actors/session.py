@@ -74,6 +74,12 @@ class SessionRef(Ref):
         assert isinstance(actor, Session)
         return actor.active
 
+    def idle_for(self, now: float) -> float:
+        """Seconds since the session was last used, at `now` on trio's clock; 0 while it has a run or a watcher."""
+        actor = self._cell.actor
+        assert isinstance(actor, Session)
+        return actor.idle_for(now)
+
     async def cancel_run(self, run_id: str, reason: str) -> None:
         """Cancel the run and wait for its end; nothing if it is not active."""
         actor = self._cell.actor
@@ -97,6 +103,7 @@ class Session(Actor):
         self._on_settled = on_settled
         self._run: RunRef | None = None
         self._changed = trio.Event()
+        self._used = trio.current_time()
         self.active: RunFeed | None = None
         self.feed = SessionFeed(record)
 
@@ -107,6 +114,7 @@ class Session(Actor):
         self.cell.start_soon(self._publish)
 
     async def handle(self, message: object) -> object:
+        self._used = trio.current_time()
         match message:
             case _Start(start):
                 return await self._start(start)
@@ -115,6 +123,11 @@ class Session(Actor):
                 self._changed.set()
                 return record
         return await super().handle(message)
+
+    def idle_for(self, now: float) -> float:
+        if self.active is not None or self.feed.watched:
+            self._used = now
+        return now - self._used
 
     async def cancel_run(self, run_id: str, reason: str) -> None:
         if self._run is not None and self.active is not None and self.active.run.id == run_id:

@@ -89,6 +89,11 @@ def update(connection: Connection, session_id: str, changes: SessionChanges, now
     return get(connection, session_id)
 
 
+def title_if_none(connection: Connection, key: int, title: str) -> None:
+    """Give the session a title if it has none."""
+    connection.execute("UPDATE sessions SET title = ? WHERE key = ? AND title = ''", (title, key))
+
+
 def delete(connection: Connection, session_id: str) -> None:
     """Remove the session with its messages, parts, chunks and runs."""
     connection.execute("DELETE FROM sessions WHERE key = ?", (key_of(connection, session_id),))

@@ -10,11 +10,13 @@ import attrs
 from engine.runs.record import Run
 from engine.storage import applying, catalog, columns, idempotency, ledger
 from engine.storage.idempotency import Claim
-from engine.transcript.records import AssistantMessage, Message, ToolPart
+from engine.transcript.records import AssistantMessage, Message, TextPart, ToolPart
 from engine.transcript.tools import TERMINAL, interrupt
 
 # The reason of a run that a crash ended, and what its open tool calls say to the model.
 INTERRUPTED: Final = "interrupted: the daemon ended while the run was active"
+
+TITLE_CHARACTERS: Final = 60  # of a title that is made from a message: a line of a list
 
 
 @attrs.frozen(slots=True)
@@ -38,7 +40,8 @@ def start_run(
     claim: Claim | None,
     now: int,
 ) -> StoredRun:
-    """Store the user's message and its run, with the first `seq_block` numbers reserved: all or nothing.
+    """Store the user's message and its run, with the first `seq_block` numbers reserved: all or nothing. A session
+    without a title gets the message's first line as one.
 
     That no other run is active is the caller's business. Raises CallerError unknown_session, stale_revision,
     idempotency_conflict.
@@ -51,10 +54,18 @@ def start_run(
     key = applying.add_message(connection, session, message.info)
     for part in message.parts:
         applying.add_part(connection, key, part)
+    catalog.title_if_none(connection, session, _title(message))
     ledger.insert(connection, run, session, message.info.id, run.first_seq - 1 + seq_block)
     idempotency.remember(connection, claim, run.id, now)
     revision = catalog.touch(connection, session, now, messages=1)
     return StoredRun(run, message.info.id, revision)
+
+
+def _title(message: Message) -> str:
+    """The beginning of the message's first line with words in it."""
+    lines = (line.strip() for part in message.parts if isinstance(part, TextPart) for line in part.text.splitlines())
+    first = next((line for line in lines if line), "")
+    return first if len(first) <= TITLE_CHARACTERS else first[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
 def repeated_run(connection: Connection, claim: Claim | None, now: int) -> StoredRun | None:
