@@ -18,10 +18,10 @@ from typing import Any
 import attrs
 import trio
 
-from actors import places
 from actors._actor import Actor, open_actor
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
 from actors.models import Models
+from actors.places import make_private
 from actors.registry import Defaults, Registry, RegistryRef
 from actors.run import SHUTDOWN, Services
 from actors.store import Store, StoreRef
@@ -80,7 +80,7 @@ async def open_composition(
 
     A root that gives up (a permanent child that ends too often) cancels the block and is raised from here.
     """
-    places.make_private(folder)
+    make_private(folder)
     sys.setswitchinterval(SWITCH_INTERVAL)
     with lock.hold(folder):
         async with Models(config.models, config.limits) as models:

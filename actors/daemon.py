@@ -21,13 +21,13 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors import places
 from actors._actor import Actor
 from actors._ask import ActorDied
 from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
 from actors.gateway.routes import Readiness
+from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
 
 _log = logging.getLogger("greenroom.daemon")
@@ -66,7 +66,7 @@ async def serve(
                 await daemon.wait(composition, signals, idle_exit)
                 await daemon.drain(composition, signals)
             finally:
-                places.remove_daemon_file(data_dir, os.getpid())
+                remove_daemon_file(data_dir, os.getpid())
 
 
 def _settle_memory() -> None:
@@ -88,7 +88,7 @@ class _Daemon:
 
     def parts(self, composition: Composition) -> Sequence[ChildSpec]:
         """What the daemon has behind the composition's own actors."""
-        token = places.ensure_token(self._folder)
+        token = ensure_token(self._folder)
 
         def gateway() -> Actor:
             services = Services(
@@ -109,13 +109,13 @@ class _Daemon:
         if self._config.listen.unix_path is None:
             port = int(gateway.url.rpartition(":")[2])
             self._config = attrs.evolve(self._config, listen=attrs.evolve(self._config.listen, port=port))
-        daemon = places.DaemonFile(
+        daemon = DaemonFile(
             url=gateway.url,
             ws_url=gateway.ws_url,
             pid=os.getpid(),
-            token_file=str(places.token_file(self._folder)),
+            token_file=str(token_file(self._folder)),
         )
-        places.write_daemon_file(self._folder, daemon)
+        write_daemon_file(self._folder, daemon)
 
     def ready(self, composition: Composition) -> None:
         self._readiness = "ready"

@@ -16,12 +16,12 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors import snapshots
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.run import SHUTDOWN, Services
 from actors.session import Session, SessionRef, StartedRun
+from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
 from engine.errors import CallerError
@@ -342,7 +342,7 @@ class Registry(Actor):
         run = await self._services.store.get_run(run_id)
         log = ReplayLog(max_entries=1, max_bytes=1, last_seq=run.last_seq)
         feed = RunFeed(run, log)
-        feed.snapshots_from(functools.partial(snapshots.final, self._services.store, run))
+        feed.snapshots_from(functools.partial(final_snapshot, self._services.store, run))
         feed.end()
         feed.close("evicted")
         return feed

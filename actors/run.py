@@ -19,11 +19,13 @@ from typing import Final
 import attrs
 import trio
 
-from actors import _clock, snapshots
 from actors._actor import Actor, Cell, Ref
+from actors._ask import ActorDied
+from actors._clock import now_ms
 from actors._feed import RunFeed
 from actors.journal import RunJournal
 from actors.models import Models
+from actors.snapshots import build as build_snapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
 from engine import codec, ids
@@ -62,7 +64,7 @@ class Services:
     models: Models
     toolbox: Toolbox
     limits: Limits
-    now_ms: Callable[[], int] = _clock.now_ms
+    now_ms: Callable[[], int] = now_ms
 
 
 @attrs.frozen(slots=True)
@@ -154,10 +156,10 @@ class Run(Actor):
         finally:
             self._settling = True
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
-                await self._settle(end)
+                end, planned = _lost(trio.TooSlowError()), end
+                end = await self._settle(planned)
             if not self._feed.ended:
-                late = Failure(code="disk_full", message="the disk did not take the run's end in time")
-                self._finish(attrs.evolve(end, status="interrupted", error=late))
+                self._finish(end)
             self._settled.set()
             self.cell.finish("settled")
 
@@ -180,6 +182,8 @@ class Run(Actor):
     def _failed(self, exc: BaseException) -> _End:
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
+        if isinstance(exc, ActorDied):
+            return _lost(exc)
         if isinstance(exc, EngineError):
             return _End("failed", "error", error=Failure(code=exc.code, message=exc.message))
         ref = ids.new_id("ref")
@@ -313,11 +317,11 @@ class Run(Actor):
             parts += [(wire_events.shown(call), None, 0) for call in turn.calls]
         await self._journal.commit()
         message_id = turn.info.id if turn is not None else self._message.info.id
-        return await snapshots.build(self._services.store, self._feed.run, message_id, seq, parts)
+        return await build_snapshot(self._services.store, self._feed.run, message_id, seq, parts)
 
     # ------------------------------------------------------------ the end
-    async def _settle(self, end: _End) -> None:
-        """Close the open turn, commit, and show the end. On a refusing disk the end is shown as interrupted."""
+    async def _settle(self, end: _End) -> _End:
+        """Close the open turn, commit, and show the end. If the store refuses, what the end is to be shown as."""
         step, self._held = self._held, Step()
         turn = self._turn
         if turn is not None and not turn.closed:
@@ -331,10 +335,11 @@ class Run(Actor):
             step.changes.append(PutRun(self._record(end, last_seq)))
             step.durable = True
             await self._apply(step)
-        except EngineError as exc:
-            _log.error("%s could not be settled: %s", self._feed.run.id, exc)
-            end = attrs.evolve(end, status="interrupted", error=Failure(code=exc.code, message=exc.message))
+        except Exception as exc:  # noqa: BLE001 - whatever broke it, watchers are told that the run has ended
+            _log.error("%s could not be settled", self._feed.run.id, exc_info=exc)
+            return _lost(exc)
         self._finish(end)
+        return end
 
     def _record(self, end: _End, last_seq: int) -> RunRecord:
         return attrs.evolve(
@@ -352,6 +357,17 @@ class Run(Actor):
         self._show([RunFinished(status=end.status, reason=end.reason, error=end.error, usage=self._feed.run.usage)])
         self._feed.end()
         self._on_settled(self._feed)
+
+
+def _lost(exc: BaseException) -> _End:
+    """The end of a run whose store does not answer: what the next start of the daemon makes of it too."""
+    if isinstance(exc, EngineError):
+        error = Failure(code=exc.code, message=exc.message)
+    elif isinstance(exc, ActorDied):
+        error = Failure(code="internal", message="a part of the daemon that the run needs has ended")
+    else:
+        error = Failure(code="disk_full", message="the disk did not take the run's end in time")
+    return _End("interrupted", "interrupted", "the store did not take the run's end", error)
 
 
 def _count(facts: list[Fact]) -> int:

@@ -130,7 +130,8 @@ class Session(Actor):
         return now - self._used
 
     async def cancel_run(self, run_id: str, reason: str) -> None:
-        if self._run is not None and self.active is not None and self.active.run.id == run_id:
+        # A run that has settled is still joined: its actor ends a moment later.
+        if self._run is not None and self._run.name == run_id:
             await self._run.cancel(reason)
 
     # ------------------------------------------------------------ starting a run
@@ -191,7 +192,6 @@ class Session(Actor):
 
     def _settled(self, feed: RunFeed) -> None:
         self.active = None
-        self._run = None
         self._on_settled(feed)
         self._changed.set()
 

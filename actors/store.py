@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 import trio
 
-from actors import _clock
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._clock import now_ms as wall_clock
 from actors._disk import Disk, open_disk
 from actors.journal import Flusher, RunJournal
 from engine.commands import (
@@ -154,7 +154,7 @@ class Store(Actor):
         *,
         limits: Limits,
         durability: Literal["full", "normal"] = "full",
-        now_ms: Callable[[], int] = _clock.now_ms,
+        now_ms: Callable[[], int] = wall_clock,
     ) -> None:
         self._folder = folder
         self._durability = durability
