@@ -35,7 +35,7 @@ _log = logging.getLogger("greenroom.gateway")
 # Sockets over `limits.connections_max` that are told so (503) at the same time; more are closed without a word.
 TOLD_FULL_MAX: Final = 64
 # How often the connections are looked at in the shortest of the periods that are kept for them.
-LOOKS: Final = 4
+LOOKS: Final = 8
 # The grace of a connection: its goodbye takes a second less (actors/gateway/connection.py).
 CONNECTION_GRACE: Final = 5.0
 
@@ -187,7 +187,8 @@ class Gateway(Actor):
     async def _converse(self, transport: Transport, full: bool) -> None:
         stream: trio.abc.Stream = transport
         if self._tls is not None:
-            stream = trio.SSLStream(transport, self._tls, server_side=True)
+            # https_compatible: browsers hang up without a word of TLS, and none is waited for.
+            stream = trio.SSLStream(transport, self._tls, server_side=True, https_compatible=True)
             with trio.fail_after(self._limits.handshake_timeout):
                 await stream.do_handshake()
         upgraded = await http.serve(

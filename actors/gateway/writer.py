@@ -85,7 +85,7 @@ class Writer:
 
     def open(self, watch: Watch) -> None:
         """Begin to send a watch, behind the replies so far."""
-        if self._left:
+        if self._left or (self._goodbye is not None and self._goodbye[0] != websocket.GOING_AWAY):
             watch.close()
             return
         if self._goodbye is not None:
@@ -107,12 +107,16 @@ class Writer:
         self._bell.set()
 
     def finish(self, code: int, reason: str) -> None:
-        """Send what there is, tell every watch that it ends, then close with `code`."""
+        """Send the replies, then close with `code`. Going away, every watch is told to its end before; a peer that is
+        thrown out gets nothing more of its watches."""
         if self._goodbye is None:
             self._goodbye = code, reason
-            for watch in self._watches.values():
-                watch.closing = "draining"
-                self.ring(watch)
+            for watch in tuple(self._watches.values()):
+                if code == websocket.GOING_AWAY:
+                    watch.closing = "draining"
+                    self.ring(watch)
+                else:
+                    self.close_watch(watch.id)
         self._bell.set()
 
     def leave(self) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from actors._feed import SessionFeed
+from actors.gateway import requests
 from engine.limits import Limits
-from tests.actors.gateway.fakes import FakeRun, serve
+from tests.actors.gateway.fakes import FakeRun, serve, session
 
 
 async def test_every_method_answers_with_the_keys_of_the_contract() -> None:
@@ -214,3 +219,64 @@ async def test_a_stopping_gateway_says_going_away() -> None:
             }  # fmt: skip
             assert await wire.close_code() == 1001
         assert not run.feed.watched
+
+
+async def test_a_peer_that_is_thrown_out_gets_no_more_of_its_watches() -> None:
+    async with serve() as served, served.connect() as wire:
+        run = served.registry.add(FakeRun())
+        run.start()
+        await wire.request("run.watch", run_id="run_1")
+        await wire.push()
+        for _ in range(10):
+            await wire.socket.send_message("{")
+        while run.feed.watched:
+            run.delta("x" * 1000)
+            await trio.lowlevel.checkpoint()
+        assert await wire.close_code() == 1008
+
+
+async def test_a_page_that_does_not_fit_a_frame_is_shorter_and_goes_on() -> None:
+    async with serve() as served, served.connect() as wire:
+        for n in range(20):
+            served.registry.sessions[f"ses_{n}"] = SessionFeed(session(f"ses_{n}", instructions="x" * 30_000))
+        ids: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            await wire.send("session.list", **cursor)
+            text = await wire.socket.get_message()
+            assert len(text) <= 256 * 1024
+            page = json.loads(text)["result"]
+            ids += [item["id"] for item in page["sessions"]]
+            if "next_cursor" not in page:
+                break
+            cursor = {"cursor": page["next_cursor"]}
+        assert sorted(ids) == sorted(served.registry.sessions)
+
+
+async def test_garbage_at_the_socket_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    seeded = random.Random(7)
+    heads = [b"\x81", b"\x01", b"\x80", b"\x88", b"\x89", b"\x8a", b"\x82", b"\xff", b"\xc1"]
+    async with serve() as served:
+        for _ in range(150):
+            async with served.connect() as wire:
+                data = b""
+                for _ in range(seeded.randrange(1, 6)):
+                    size = seeded.randrange(0, 126)
+                    mask = 0x80 if seeded.random() < 0.8 else 0
+                    data += seeded.choice(heads) + bytes([mask | size]) + seeded.randbytes(seeded.randrange(size + 8))
+                await wire.socket._stream.send_all(data)
+                if seeded.random() < 0.5:
+                    await wire.socket._stream.send_eof()
+                else:
+                    await trio.aclose_forcefully(wire.socket._stream)
+        while served.ref.gateway_statistics().sockets:
+            await trio.testing.wait_all_tasks_blocked()
+        assert served.ref.gateway_statistics().defects == 0
+        assert "ERROR" not in caplog.text
+        async with served.connect() as wire:
+            assert await wire.request("ping") == {}
+
+
+def test_the_version_told_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == requests.VERSION

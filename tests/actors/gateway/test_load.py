@@ -45,8 +45,8 @@ def test_the_wait_grows_with_the_load_to_its_bounds_and_goes_again() -> None:
 
 def test_the_load_is_looked_at_once_a_window() -> None:
     loop = Loop()
-    assert loop.turn(1.0, ticks=1, tick=WINDOW / 2) == 0
-    assert loop.turn(1.0, ticks=1, tick=WINDOW / 2) > 0
+    assert loop.turn(1.0, ticks=1, tick=WINDOW * 0.6) == 0
+    assert loop.turn(1.0, ticks=1, tick=WINDOW * 0.6) > 0
 
 
 def test_the_lag_is_that_of_the_longest_hundredth() -> None:
