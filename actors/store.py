@@ -1,22 +1,26 @@
-"""The store actor: owner of the disk, and the typed way to everything durable.
+"""The store actor: owner of the database, and the typed way to everything durable.
 
-Its Ref's methods do not pass through the mailbox: the disk groups what comes at the same time into one commit,
-and a mailbox would line it up. After the actor's end they raise ActorDied.
+The methods of its Ref do not pass through the mailbox: the disk puts what comes at the same time into one commit, and
+a mailbox would line it up. The actor owns the life: its one task opens the disk, and closes it whatever ends the
+actor, after the runs that are settling have settled.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from sqlite3 import Connection
+from typing import Final, TypeVar
 
+import attrs
 import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._clock import now_ms as wall_clock
-from actors._disk import Disk, open_disk
+from actors._disk import Disk, DiskClosed, open_disk
 from actors.journal import Flusher, RunJournal
 from engine.commands import (
     MessagesPage,
@@ -27,86 +31,106 @@ from engine.commands import (
     SessionPage,
     StartRun,
 )
-from engine.limits import Limits
+from engine.errors import EngineError, OwnError
+from engine.limits import MIB, Limits
 from engine.runs.record import Run
 from engine.storage import catalog, database, idempotency, ledger, outputs, reading, starting
+from engine.storage.database import Durability
 from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
 from engine.transcript.records import Message
 from engine.transcript.session import Session
 
-# How long the result of a request with an idempotency key is kept.
-IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
-Write = Callable[..., Any]
+T = TypeVar("T")
+
+_log = logging.getLogger("greenroom.store")
+
+# Free pages of 4 KiB given back in one write: other writes wait for about as long as a large message takes.
+_RECLAIM_PAGES: Final = MIB // 4096
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class StoreStatistics:
+    """`writes` shared `commits`; `waiting` operations and `unsaved` bytes of `journals` open journals are not
+    durable yet."""
+
+    writes: int
+    commits: int
+    reads: int
+    waiting: int
+    journals: int
+    unsaved: int
 
 
 class StoreRef(Ref):
-    """Each method returns when what it says is durable (writes), or raises EngineError or ActorDied."""
+    """Writes return when they are durable. All raise CallerError as named, PeerError disk_full, OwnError for a
+    damaged store, DecodeError for a cursor or text that cannot be, and ActorDied after the store's end.
+
+    Cancelled: a write that has begun is finished first; trio.Cancelled means that nothing was stored.
+    """
 
     __slots__ = ()
 
-    @property
-    def _store(self) -> Store:
-        actor = self._cell.actor
-        assert isinstance(actor, Store)
-        return actor
-
-    @property
-    def _disk(self) -> Disk:
-        disk = self._store.disk
-        if disk is None:
-            raise ActorDied("the store has ended")
-        return disk
-
     # ------------------------------------------------------------ sessions
     async def create_session(self, session: Session, new: NewSession, now: int) -> Session:
-        """Store a new session; with a used idempotency key the session that the first request made."""
+        """Store a new session; with a known idempotency key, the session that it made first. Raises
+        idempotency_conflict."""
         claim = idempotency.claim("session.create", new)
-        return await self._disk.write(functools.partial(catalog.create, session=session, claim=claim, now=now))
+        return await self._write(functools.partial(catalog.create, session=session, claim=claim, now=now))
 
     async def get_session(self, session_id: str) -> Session:
-        return await self._disk.read(functools.partial(catalog.get, session_id=session_id))
+        """Raises unknown_session."""
+        return await self._read(functools.partial(catalog.get, session_id=session_id))
 
     async def update_session(self, session_id: str, changes: SessionChanges, now: int) -> Session:
-        return await self._disk.write(
-            functools.partial(catalog.update, session_id=session_id, changes=changes, now=now)
-        )
+        """Raises unknown_session, stale_revision."""
+        return await self._write(functools.partial(catalog.update, session_id=session_id, changes=changes, now=now))
 
     async def delete_session(self, session_id: str) -> None:
-        await self._disk.write(functools.partial(catalog.delete, session_id=session_id))
+        """Remove the session with all that is stored of it; its space is given back in the background. Raises
+        unknown_session."""
+        await self._write(functools.partial(catalog.delete, session_id=session_id))
+        self._store.reclaim()
 
-    async def list_sessions(self, limit: int, cursor: str | None, query: str | None) -> SessionPage:
-        return await self._disk.read(functools.partial(catalog.page, limit=limit, cursor=cursor, query=query))
+    async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage:
+        """The latest change first; see engine.storage.catalog.page."""
+        return await self._read(functools.partial(catalog.page, limit=limit, cursor=cursor, query=query))
 
     # ------------------------------------------------------------ transcripts
-    async def messages(self, session_id: str, limit: int, cursor: str | None) -> MessagesPage:
-        return await self._disk.read(
-            functools.partial(reading.messages, session_id=session_id, limit=limit, cursor=cursor)
+    async def messages(self, session_id: str, limit: int, cursor: str | None = None) -> MessagesPage:
+        """A page for clients, the newest first; see engine.storage.reading.messages. Raises unknown_session."""
+        bound = self._store.limits.string_bytes
+        return await self._read(
+            functools.partial(reading.messages, session_id=session_id, limit=limit, cursor=cursor, string_bytes=bound)
         )
 
     async def window(self, session_id: str, *, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
-        return await self._disk.read(
+        """What a model gets; see engine.storage.reading.window. Raises unknown_session."""
+        return await self._read(
             functools.partial(reading.window, session_id=session_id, max_messages=max_messages, max_bytes=max_bytes)
         )
 
     async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
-        return await self._disk.read(functools.partial(outputs.read, handle=handle, offset=offset, limit=limit))
+        """A piece of a long string; see engine.storage.outputs.read. Raises unknown_output."""
+        return await self._read(functools.partial(outputs.read, handle=handle, offset=offset, limit=limit))
 
     async def final_message(self, run_id: str) -> FinalMessage | None:
-        return await self._disk.read(functools.partial(reading.final_message, run_id=run_id))
+        """The run's newest answer without its texts; None if it has none (or there is no such run)."""
+        return await self._read(functools.partial(reading.final_message, run_id=run_id))
 
     # ------------------------------------------------------------ runs
     async def repeated_run(self, start: StartRun) -> StoredRun | None:
-        """What the request's idempotency key made before. Raises CallerError idempotency_conflict."""
+        """The run that an earlier request with the same idempotency key made; None without one. To be asked before
+        the session is found busy with that very run. Raises idempotency_conflict."""
         claim = idempotency.claim("run.start", start)
         if claim is None:
             return None
-        now = self._store.now_ms()
-        return await self._disk.read(functools.partial(starting.repeated_run, claim=claim, now=now))
+        return await self._read(functools.partial(starting.repeated_run, claim=claim, now=self._store.now_ms()))
 
     async def start_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
-        """Store the user's message and the run; with a used idempotency key, what the first request made."""
-        return await self._disk.write(
+        """Store the user's message and its run, with `limits.seq_block` numbers reserved. Look at `repeated` of what
+        is returned. Raises unknown_session, stale_revision, idempotency_conflict."""
+        return await self._write(
             functools.partial(
                 starting.start_run,
                 run=run,
@@ -119,32 +143,65 @@ class StoreRef(Ref):
         )
 
     def open_journal(self, session_id: str) -> RunJournal:
-        """The journal of a run in this session."""
-        flusher = self._store.flusher
-        if flusher is None:
-            raise ActorDied("the store has ended")
-        return RunJournal(flusher, session_id)
+        """The journal of a run of this session."""
+        return self._store.journals.open(session_id)
 
     async def get_run(self, run_id: str) -> Run:
-        return await self._disk.read(functools.partial(ledger.get, run_id=run_id))
+        """Raises unknown_run."""
+        return await self._read(functools.partial(ledger.get, run_id=run_id))
 
-    async def list_runs(self, session_id: str | None, active: bool | None, limit: int, cursor: str | None) -> RunPage:
-        return await self._disk.read(
+    async def list_runs(
+        self, session_id: str | None, active: bool | None, limit: int, cursor: str | None = None
+    ) -> RunPage:
+        """Newest first; `active` None: all. Raises unknown_session."""
+        return await self._read(
             functools.partial(ledger.page, session_id=session_id, active=active, limit=limit, cursor=cursor)
         )
 
     async def settle_open_runs(self) -> list[Run]:
-        """Runs that a crash left open become `interrupted`. Before any run is started."""
-        return await self._disk.write(functools.partial(starting.settle_open_runs, now=self._store.now_ms()))
+        """End the runs that a crash left open; see engine.storage.starting. Before any run is started."""
+        return await self._write(functools.partial(starting.settle_open_runs, now=self._store.now_ms()))
+
+    # ------------------------------------------------------------
+    def store_statistics(self) -> StoreStatistics:
+        store = self._store
+        figures = store.disk.statistics()
+        return StoreStatistics(
+            writes=figures.writes,
+            commits=figures.commits,
+            reads=figures.reads,
+            waiting=figures.waiting,
+            journals=store.journals.journals,
+            unsaved=store.journals.unsaved,
+        )
 
     def commits(self) -> tuple[int, int]:
-        """(commits, operations in them) so far."""
-        disk = self._disk
-        return disk.commits, disk.operations
+        """(commits, writes that shared them) since the start."""
+        figures = self._store.disk.statistics()
+        return figures.commits, figures.writes
+
+    @property
+    def _store(self) -> Store:
+        actor = self._cell.actor
+        assert isinstance(actor, Store)
+        return actor
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return await self._store.disk.write(work)
+        except DiskClosed as exc:
+            raise ActorDied(str(exc)) from None
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return await self._store.disk.read(work)
+        except DiskClosed as exc:
+            raise ActorDied(str(exc)) from None
 
 
 class Store(Actor):
-    """Opens the database of a data directory; see schema.open_writer for what may raise."""
+    """The database in `folder`, which exists and is locked by this process. Its start raises PeerError disk_full or
+    UnusableStore; it settles nothing by itself."""
 
     mailbox_messages = 1  # takes no messages
 
@@ -153,41 +210,78 @@ class Store(Actor):
         folder: Path,
         *,
         limits: Limits,
-        durability: Literal["full", "normal"] = "full",
+        durability: Durability = "full",
         now_ms: Callable[[], int] = wall_clock,
     ) -> None:
-        self._folder = folder
-        self._durability = durability
-        self.now_ms = now_ms
+        self._path = folder / database.FILE_NAME
+        self._durability: Durability = durability
+        self._disk: Disk | None = None
+        self._journals: Flusher | None = None
+        self._freed = trio.Event()
         self._stop = trio.Event()
         self._closed = trio.Event()
         self.limits = limits
-        self.disk: Disk | None = None
-        self.flusher: Flusher | None = None
+        self.now_ms = now_ms
 
     def make_ref(self, cell: Cell) -> StoreRef:
         return StoreRef(cell)
 
+    @property
+    def disk(self) -> Disk:
+        if self._disk is None:
+            raise ActorDied("the store has ended")
+        return self._disk
+
+    @property
+    def journals(self) -> Flusher:
+        if self._journals is None:
+            raise ActorDied("the store has ended")
+        return self._journals
+
+    def reclaim(self) -> None:
+        """Space was freed: give it back, in the background."""
+        self._freed.set()
+
     async def on_start(self) -> None:
         assert self.cell.nursery is not None
-        await self.cell.nursery.start(self._own_disk)
+        await self.cell.nursery.start(self._own)
 
     async def on_stop(self, reason: str) -> None:
         self._stop.set()
         await self._closed.wait()
 
-    async def _own_disk(self, *, task_status: trio.TaskStatus[None]) -> None:
-        path = self._folder / database.FILE_NAME
-        writer = functools.partial(database.open_writer, path, self._durability)
-        reader = functools.partial(database.open_reader, path)
+    async def _own(self, *, task_status: trio.TaskStatus[None]) -> None:
+        disk = self._disk = await open_disk(self._path, durability=self._durability, most=self.limits.disk_queue)
+        journals = self._journals = Flusher(disk, self.limits, self.now_ms)
         try:
-            async with open_disk(writer, reader, path, bound=self.limits.disk_queue) as disk:
-                self.disk = disk
-                self.flusher = Flusher(disk, self.limits, self.now_ms)
-                self.cell.start_soon(self.flusher.run)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(journals.run)
+                nursery.start_soon(self._reclaim, disk)
+                nursery.start_soon(self._watch, disk)
                 task_status.started()
                 await self._stop.wait()
-                self.disk = self.flusher = None
+                nursery.cancel_scope.cancel(reason="the store stops")
         finally:
-            self.disk = self.flusher = None
+            # When everything is cancelled at once, runs settle behind shields of their own: they find us open.
+            with trio.move_on_after(self.limits.cancel_grace, shield=True):
+                await journals.wait_idle()
+            with trio.move_on_after(self.limits.cancel_grace, shield=True):
+                await journals.flush()  # what a run that was lost has left
+            journals.close()
+            self._disk = self._journals = None
+            await disk.aclose()
             self._closed.set()
+
+    async def _watch(self, disk: Disk) -> None:
+        await disk.wait_failed()
+        raise OwnError("internal", "a thread of the store ended by a defect")
+
+    async def _reclaim(self, disk: Disk) -> None:
+        while True:
+            await self._freed.wait()
+            self._freed = trio.Event()
+            try:
+                while await disk.write(functools.partial(catalog.reclaim, pages=_RECLAIM_PAGES)):
+                    pass
+            except EngineError as exc:
+                _log.warning("space of deleted sessions was not given back: %s", exc)

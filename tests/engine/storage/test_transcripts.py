@@ -361,6 +361,18 @@ def test_pieces_put_together_are_the_text(running: Store, limit: int, chunked: b
     assert text == TEXT
 
 
+def test_any_range_of_a_text_that_grows(running: Store) -> None:
+    running.apply(AddPart("msg_a1", TextPart(id="prt_1", text="ab")))
+    (key,) = running.reader.execute("SELECT key FROM parts WHERE id = 'prt_1'").fetchone()
+    for begin, text in [(2, b"cde"), (5, b"f"), (6, b"ghi")]:
+        running.writer.execute("INSERT INTO chunks VALUES (?, ?, ?)", (key, begin, text))
+    whole_text = b"abcdefghi"
+    assert texts.size(running.reader, key, "text") == 9
+    for start in range(11):
+        for end in range(11):
+            assert texts.read(running.reader, key, "text", start, end) == whole_text[start:end], (start, end)
+
+
 def test_an_offset_inside_a_character_begins_at_the_next(running: Store) -> None:
     running.apply(AddPart("msg_a1", TextPart(id="prt_1", text="😀b")))
     piece = outputs.read(running.reader, "out_prt_1_text", 2, 100)
