@@ -58,8 +58,11 @@ class RunReader:
 
     @property
     def urgent(self) -> bool:
-        """There is something other than deltas to tell, which must not wait for more."""
+        """There is something other than deltas to tell, or so much of them that the log may soon drop what is
+        missed: it must not wait for more."""
         feed = self.feed
+        if feed.log.is_far(self.cursor):
+            return True
         return feed.log.last_fact > self.cursor or feed.ended or feed.closed is not None or bool(self.pieces)
 
     @property

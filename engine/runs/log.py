@@ -173,6 +173,12 @@ class ReplayLog:
                 cursor = last
         return Slice(tuple(events), cursor, size)
 
+    def is_far(self, cursor: int) -> bool:
+        """Whether a reader at `cursor` has missed a quarter of what the log can hold: it is time to read."""
+        missed = self.last_seq - cursor
+        share = self.size * missed // (self._entries or 1)  # bytes of what is missed, if all events are alike
+        return missed * 4 > self._max_entries or share * 4 > self._max_bytes
+
     def trim(self, max_bytes: int) -> int:
         """Drop the oldest until at most `max_bytes` are held (the newest segment stays). Returns bytes freed."""
         before = self.size

@@ -241,3 +241,20 @@ def follow(it: ReplayLog, cursor: int, max_bytes: int, truth: list[dict[str, Any
         got += events
     assert read(it, cursor, max_bytes) == []
     assert flatten(got) == flatten(truth[begin - start :])
+
+
+def test_a_reader_is_far_once_it_has_missed_a_quarter_of_the_log() -> None:
+    log = ReplayLog(max_entries=400, max_bytes=1_000_000)
+    for _ in range(100):
+        log.append_delta(1, b"p", b"x")
+    assert not log.is_far(0)
+    log.append_delta(1, b"p", b"x")
+    assert log.is_far(0) and not log.is_far(1)
+
+
+def test_a_reader_is_far_by_bytes_too() -> None:
+    log = ReplayLog(max_entries=1000, max_bytes=40_000)
+    log.append(1, b"x" * 9_000)
+    assert not log.is_far(0)
+    log.append(1, b"x" * 9_000)
+    assert log.is_far(0) and not log.is_far(1) and not log.is_far(2)
