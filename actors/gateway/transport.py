@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 import struct
 from typing import Final
@@ -64,6 +65,18 @@ class Transport(trio.abc.HalfCloseableStream):
             raise self._translated(exc) from exc
         finally:
             self.stuck_since = math.inf
+
+    def send_now(self, data: bytes) -> int:
+        """Send what the kernel takes at once; returns how many bytes that was. Not a checkpoint: half the cost of
+        `send_all`, for who waits soon anyway. Not while a `send_all` is under way."""
+        try:
+            count = os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._translated(exc) from exc
+        self._traffic.sent += count
+        return count
 
     async def wait_send_all_might_not_block(self) -> None:
         try:

@@ -173,7 +173,8 @@ class Writer:
         """Send until the goodbye is said or the connection ends; the socket is closed when this returns."""
         try:
             while True:
-                await self._wait()
+                if not await self._wait():
+                    await trio.lowlevel.checkpoint()  # sending is none
                 batch = self._gather()
                 if batch:
                     await self._socket.send(batch[0] if len(batch) == 1 else b"".join(batch))
@@ -185,19 +186,21 @@ class Writer:
             pass
         await self._socket.close(*(self._goodbye or (websocket.GOING_AWAY, "")))
 
-    async def _wait(self) -> None:
-        """Return when a batch is to be sent: at once for anything but deltas."""
+    async def _wait(self) -> bool:
+        """Return when a batch is to be sent: at once for anything but deltas. False if that was not waited for."""
+        waited = False
         while not (self._replies or self._ping or self._goodbye is not None):
             if not self._dirty:
                 await self._bell.wait()
                 self._bell = trio.Event()
+                waited = True
                 continue
             wait = self._meter.gathering()
             if wait <= 0 or any(watch.urgent for watch in self._dirty):
-                return
+                return waited
             due = self._last + wait
             if due <= trio.current_time():
-                return
+                return waited
             self._bell = trio.Event()
             self._gathering = True
             try:
@@ -205,7 +208,8 @@ class Writer:
                     await self._bell.wait()
             finally:
                 self._gathering = False
-            return
+            return True
+        return waited
 
     def _gather(self) -> list[bytes]:
         batch: list[bytes] = []
