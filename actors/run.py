@@ -337,6 +337,7 @@ class Run(Actor):
             await self._apply(step)
         except Exception as exc:  # noqa: BLE001 - whatever broke it, watchers are told that the run has ended
             _log.error("%s could not be settled", self._feed.run.id, exc_info=exc)
+            self._journal.discard()  # the next start of the daemon settles what is stored
             return _lost(exc)
         self._finish(end)
         return end
