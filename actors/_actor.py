@@ -136,6 +136,7 @@ class Cell:
         """Start a child in this actor's nursery; returns its Ref when it can be used. Raises what its `on_start`
         raised, trio.TooSlowError past `timeout` seconds, ActorDied when this actor or the child is stopped first.
         Cancelled: the child is stopped and joined."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # else the child would be begun and stopped
         if self.state not in ("starting", "running") or self.nursery is None:
             raise ActorDied(f"{self.path} is {self.state}: it starts no children")
         children = self._children = self._children if self._children is not None else {}

@@ -65,6 +65,7 @@ class Ref:
         Raises what the actor answered with, ActorDied, or AskTimeout. Cancelled or timed out: a message that was
         not begun is skipped, deferred work is cancelled; with `join` this returns only when that work has ended.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # an asker who is cancelled already asks nothing
         reply = Reply()
         try:
             if timeout is None:

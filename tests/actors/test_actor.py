@@ -78,19 +78,23 @@ async def test_messages_are_handled_one_at_a_time_in_order() -> None:
 
 
 async def test_a_flood_of_messages_lets_other_tasks_run(nursery: trio.Nursery) -> None:
+    class Roomy(Probe):
+        mailbox_messages = 10 * BURST
+
+    flood = 10 * BURST
     handled: list[int] = []
     seen: list[int] = []
 
     async def look() -> None:
-        while len(handled) < 3 * BURST:
+        while len(handled) < flood:
             seen.append(len(handled))
             await trio.lowlevel.checkpoint()
 
     async def count() -> None:
         handled.append(1)
 
-    async with open_actor(Probe(), "root") as ref:
-        for _ in range(3 * BURST):
+    async with open_actor(Roomy(), "root") as ref:
+        for _ in range(flood):
             await ref.tell(count)
         nursery.start_soon(look)
         await ref.do(nothing)
