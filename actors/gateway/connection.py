@@ -138,9 +138,10 @@ class Connection(Actor):
         if now - self._transport.stuck_since > limits.slow_client_timeout:
             counters.aborted_slow += 1
             self._abort(f"it took nothing for {limits.slow_client_timeout:g} s")
-        elif self._room is not None:
+            return
+        if self._room is not None:
             self._transport.heard_at = now  # it is we who do not listen
-        elif now - self._transport.heard_at > limits.silence_timeout:
+        if now - self._transport.heard_at > limits.silence_timeout:
             counters.aborted_silent += 1
             self._abort(f"it was silent for {limits.silence_timeout:g} s")
         elif now >= self._next_ping:

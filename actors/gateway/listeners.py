@@ -22,6 +22,7 @@ from engine.config_values import Listen
 # Connections that wait to be accepted: more than one burst of reconnecting clients.
 BACKLOG: Final = 1024
 _OWNER_ONLY: Final = 0o600
+_ALL_ADDRESSES: Final = frozenset({"0.0.0.0", "::"})
 
 
 @attrs.frozen(slots=True)
@@ -64,6 +65,15 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     context.load_cert_chain(tls.cert_file, tls.key_file)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def served_hosts(listen: Listen) -> tuple[str, ...]:
+    """The names that a Host header may have because the configuration listens there, in lower case. Not "all
+    addresses": browsers let foreign pages talk to 0.0.0.0."""
+    host = listen.host.lower()
+    if listen.unix_path is not None or host in _ALL_ADDRESSES:
+        return ()
+    return (f"[{host}]" if ":" in host else host,)
 
 
 def _reachable(configured: str, bound: str) -> str:

@@ -23,7 +23,7 @@ from actors._statistics import Outcome
 from actors.gateway import http, routes
 from actors.gateway.access import Access
 from actors.gateway.connection import Connection, Counters, Shared
-from actors.gateway.listeners import Address, Opened, open_listeners, tls_context
+from actors.gateway.listeners import Address, Opened, open_listeners, served_hosts, tls_context
 from actors.gateway.load import LoopMeter
 from actors.gateway.requests import Services
 from actors.gateway.routes import Answer, Readiness, Site, Upgrade
@@ -131,15 +131,12 @@ class Gateway(Actor):
         if config.tls is not None:
             self._tls = tls_context(config.tls)
         opened = self._opened = await open_listeners(config.listen, secure=self._tls is not None)
-        hosts = set(config.allowed_hosts)
-        if config.listen.unix_path is None:
-            hosts.add(f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host.lower())
         access = Access(
             token=self._token,
             secure=self._tls is not None,
             # Browsers keep cookies by host, not by port: two daemons on one host need two names.
             cookie="greenroom" if opened.port is None else f"greenroom_{opened.port}",
-            hosts=frozenset(hosts),
+            hosts=frozenset({*config.allowed_hosts, *served_hosts(config.listen)}),
             origins=frozenset(config.allowed_origins),
         )
         self._site = Site(access=access, readiness=lambda: self.readiness, metrics=self._metrics)

@@ -34,12 +34,12 @@ from engine.limits import KIB
 from engine.runs.record import Run
 from engine.tools.spec import ToolsetStatus
 from engine.transcript.session import Session
+from engine.version import VERSION
 from engine.wire import methods, objects
 from engine.wire.bounds import OUTPUT_READ_MAX
 
 Item = TypeVar("Item", Session, Run)
 
-VERSION: Final = "0.1.0"
 # A client at its bound of watches has to close one, which it can do at once.
 RETRY_AFTER_MS: Final = 1000
 # What a list's page may take of a frame; the rest is its envelope and the cursor.

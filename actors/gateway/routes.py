@@ -103,8 +103,9 @@ def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, si
         return Answer(status=200, body=b"ok\n", headers=_GUARDS)
     if path == b"/readyz":
         return _ready(site.readiness())
-    if path == b"/" and query:
-        return _sign_in(query, site.access)
+    token = _token(query) if path == b"/" else None
+    if token is not None:
+        return _sign_in(token, site.access)
     if site.access.judge(headers) != "granted":
         return refuse(
             401,
@@ -125,12 +126,17 @@ def _ready(readiness: Readiness) -> Answer:
     return Answer(status=status, body=body, kind=b"application/json", headers=_GUARDS)
 
 
-def _sign_in(query: bytes, access: Access) -> Answer:
+def _token(query: bytes) -> bytes | None:
+    """The token that a query has; None if there is none in it."""
     try:
-        given = parse_qs(query.decode("ascii"), max_num_fields=8).get("token", [""])[0]
+        given = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=8).get("token")
     except ValueError:
-        given = ""
-    if not access.is_token(given.encode("utf-8", "replace")):
+        return None
+    return given[0].encode("utf-8", "replace") if given else None
+
+
+def _sign_in(token: bytes, access: Access) -> Answer:
+    if not access.is_token(token):
         return refuse(401, "the token is not the daemon's", (b"www-authenticate", b"Bearer"))
     return refuse(303, "signed in", (b"location", b"/"), (b"set-cookie", access.set_cookie()))
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from actors._feed import SessionFeed
-from actors.gateway import requests
 from engine.limits import Limits
 from tests.actors.gateway.fakes import FakeRun, serve, session
 
@@ -277,6 +274,16 @@ async def test_garbage_at_the_socket_harms_nobody(caplog: pytest.LogCaptureFixtu
             assert await wire.request("ping") == {}
 
 
-def test_the_version_told_is_the_projects() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    assert project["project"]["version"] == requests.VERSION
+async def test_a_killed_gateway_leaves_no_feed_and_no_socket() -> None:
+    async with serve() as served, served.connect() as wire:
+        run = served.registry.add(FakeRun())
+        run.start()
+        await wire.request("run.watch", run_id="run_1")
+        served.registry.held["get_run"] = trio.Event()
+        await wire.send("run.get", run_id="run_1")
+        await wire.request("ping")
+        await served.ref.stop(grace=0)
+        assert not run.feed.watched
+        assert await wire.close_code() in (1001, 1006)
+        with pytest.raises(OSError):
+            await trio.open_tcp_stream("127.0.0.1", served.port)

@@ -31,6 +31,10 @@ async def test_port_0_picks_a_free_one_and_tells_it() -> None:
 async def test_all_addresses_are_told_as_loopback() -> None:
     async with serve(listen=Listen(host="0.0.0.0", port=0)) as served:
         assert served.ref.url == f"http://127.0.0.1:{served.port}"
+        page = await browser(served)
+        async with page.stream:
+            assert (await page.get("/", BEARER, host="0.0.0.0")).status == 403
+            assert (await page.get("/", BEARER)).status == 200
 
 
 async def test_a_name_is_one_port() -> None:
