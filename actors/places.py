@@ -94,6 +94,11 @@ def ensure_token(folder: Path) -> str:
     return token
 
 
+def read_token(path: Path) -> str:
+    """The token in a data directory's token file. Raises OSError."""
+    return _read_small(path).strip()
+
+
 def write_daemon_file(folder: Path, daemon: DaemonFile) -> None:
     write_private(folder / "daemon.json", json.dumps(codec.plain(daemon)) + "\n")
 

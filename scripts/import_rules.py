@@ -48,7 +48,7 @@ OS_PATH_TEXT = frozenset(
 
 # From the bottom up; parts on one line do not know each other. The longest name that fits is a module's place.
 ENGINE_ORDER = (
-    ("errors", "ids", "limits", "restart"),
+    ("errors", "ids", "limits", "restart", "version"),
     ("codec",),
     ("transcript",),
     ("tools",),
