@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -15,6 +16,7 @@ from trio_websocket import open_websocket_url, wrap_client_stream
 
 from engine.config import Tls
 from engine.config_values import Listen
+from engine.limits import Limits
 from tests.actors.gateway.fakes import TOKEN, Wire, serve
 from tests.actors.gateway.test_http import BEARER, Browser, browser
 
@@ -107,6 +109,19 @@ async def test_tls(authority: trustme.CA, tmp_path: Path) -> None:
                 await plain.send_all(data)
         while served.ref.gateway_statistics().sockets:
             await trio.testing.wait_all_tasks_blocked()
+        assert served.ref.gateway_statistics().defects == 0
+
+
+async def test_a_peer_that_stops_in_the_middle_of_the_tls_handshake_is_closed(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with serve(Limits(handshake_timeout=0.05), tls=files(authority, tmp_path)) as served:
+        for data in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            async with await served.socket() as stream:
+                if data:
+                    await stream.send_all(data)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some() == b""
         assert served.ref.gateway_statistics().defects == 0
 
 
