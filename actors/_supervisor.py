@@ -161,6 +161,7 @@ class Supervisor(Actor):
 
     async def on_stopping(self, reason: str) -> None:
         await self._stop_all(reason)
+        self._children.clear()  # whoever still holds this Ref holds no ended children with it
 
     def on_child_end(self, child: Cell, outcome: Outcome) -> None:
         known = self._children.get(child.name)
