@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-from engine.codec import DecodeError
+from engine.wire.methods import InvalidParams
 
 ListName = Literal["s", "m", "r"]  # sessions, messages, runs
 
@@ -24,10 +24,10 @@ def encode(name: ListName, order: int) -> str:
 
 
 def decode(name: ListName, cursor: str | None) -> int:
-    """The order number below which the page begins. Raises DecodeError for what no such list ever gave."""
+    """The order number below which the page begins. Raises InvalidParams for what no such list ever gave."""
     if cursor is None:
         return NEWEST
     found = _FORM.fullmatch(cursor)
     if found is None or found[1] != name:
-        raise DecodeError([("cursor", "is not a cursor of this list")])
+        raise InvalidParams([("cursor", "is not a cursor of this list")])
     return int(found[2])
