@@ -18,25 +18,18 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import re
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.model_server import model_server  # noqa: E402 - found by the line above
+from _daemon import ROOT, Daemon, Process, Socket, model_server, request
 
 STAMP = re.compile(rb"(\d+\.\d{6}) ")
 # A model service that sends a burst sends many events at a time.
@@ -68,149 +61,17 @@ def scenarios(quick: bool) -> list[Scenario]:
     ]
 
 
-# ------------------------------------------------------------ a lean WebSocket client
-class Socket:
-    """Enough of RFC 6455 for a measurement: the client must not be what is measured."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def connect(cls, url: str, headers: dict[str, str]) -> AsyncIterator[Socket]:
-        address, _, path = url.removeprefix("ws://").partition("/")
-        host, _, port = address.partition(":")
-        async with await trio.open_tcp_stream(host, int(port)) as stream:
-            lines = [
-                f"GET /{path} HTTP/1.1", f"Host: {address}", "Upgrade: websocket", "Connection: Upgrade",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
-                *(f"{name}: {value}" for name, value in headers.items()),
-            ]  # fmt: skip
-            await stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n")
-            socket = cls(stream)
-            while (end := socket._buffer.find(b"\r\n\r\n")) < 0:
-                await socket._more()
-            assert socket._buffer.startswith(b"HTTP/1.1 101"), bytes(socket._buffer)
-            del socket._buffer[: end + 4]
-            yield socket
-
-    async def send(self, text: str) -> None:
-        await self._frame(0x81, text.encode())
-
-    async def _frame(self, first: int, data: bytes) -> None:
-        size = len(data)
-        # A mask of zeroes: frames from clients are masked, what with is theirs to choose.
-        head = struct.pack("!BBH", first, 0x80 | 126, size) if size > 125 else struct.pack("!BB", first, 0x80 | size)
-        await self._stream.send_all(head + b"\0\0\0\0" + data)
-
-    async def receive(self) -> list[bytes]:
-        """The messages that have arrived; waits for one at least. Empty at the end of the connection."""
-        while True:
-            messages = []
-            while (frame := self._take()) is not None:
-                opcode, data = frame
-                if opcode == 9:
-                    await self._frame(0x8A, data)
-                elif opcode == 8:
-                    return messages
-                else:
-                    messages.append(data)
-            if messages:
-                return messages
-            await self._more()
-
-    async def _more(self) -> None:
-        data = await self._stream.receive_some(262_144)
-        if not data:
-            raise ConnectionError("the server closed the connection")
-        self._buffer += data
-
-    def _take(self) -> tuple[int, bytes] | None:
-        buffer = self._buffer
-        if len(buffer) < 2:
-            return None
-        size, at = buffer[1], 2
-        if size == 126:
-            if len(buffer) < 4:
-                return None
-            size, at = int.from_bytes(buffer[2:4], "big"), 4
-        elif size == 127:
-            if len(buffer) < 10:
-                return None
-            size, at = int.from_bytes(buffer[2:10], "big"), 10
-        if len(buffer) < at + size:
-            return None
-        assert buffer[0] & 0x80, "fragmented messages are not expected"
-        data = bytes(buffer[at : at + size])
-        opcode = buffer[0] & 15
-        del buffer[: at + size]
-        return opcode, data
-
-
 # ------------------------------------------------------------ servers under test
-class Server:
-    """A process with its measures; `stream` runs one answer and gives what arrived, message by message."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    ready_seconds: float
-    idle: dict[str, float]
-    gaps = 0  # how often a client fell behind the replay log and was given a snapshot instead
-
-    def cpu(self) -> float:
-        """Seconds of CPU time of the process so far, ended threads included."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)
-
-    def memory(self) -> dict[str, float]:
-        """MB, resident and proportional."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return {
-            key.lower(): round(int(match[1]) / 1024, 1)
-            for key in ("Rss", "Pss")
-            if (match := re.search(rf"^{key}:\s+(\d+) kB", rollup, re.M))
-        }
-
-    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
-        raise NotImplementedError
-
-    def _start(self, command: list[str], ready: str) -> str:
-        began = time.monotonic()
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment())
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
-        self.ready_seconds = round(time.monotonic() - began, 3)
-        if not line.startswith(ready):
-            self.process.kill()
-            self.process.wait()
-            raise RuntimeError(f"{self.name} did not start")
-        time.sleep(1.0)  # what it still does after the ready line belongs to its idle state
-        self.idle = self.memory()
-        return line.removeprefix(ready).strip()
-
-    def stop(self) -> int:
-        self.process.terminate()
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-class Floor(Server):
+class Floor(Process):
     name = "floor"
 
     def __init__(self, base_url: str) -> None:
         command = [sys.executable, str(ROOT / "scripts" / "bench_floor.py"), "--base-url", base_url]
         self.url = self._start(command, "floor ready ")
+        self.gaps = 0
 
     async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
+        """Run one answer and give what arrives, message by message."""
         async with Socket.connect(self.url, {}) as socket:
             await socket.send(prompt)
             while True:
@@ -220,31 +81,18 @@ class Floor(Server):
                     take(message)
 
 
-class Daemon(Server):
-    name = "daemon"
-
+class Streams(Daemon):
     def __init__(self, base_url: str, folder: Path) -> None:
-        config = folder / "greenroom.toml"
-        config.write_text(
-            f'listen = "127.0.0.1:0"\ndefault_model = "bench"\n'
-            f'[models.bench]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "bench"\n'
-        )
-        data = folder / "data"
-        command = [sys.executable, "-m", "actors.cli", "serve", "--data", str(data), "--config", str(config)]
-        self._start(command, "greenroom ready ")
-        described = json.loads((data / "daemon.json").read_text())
-        self.url = described["ws_url"]
-        token = Path(described["token_file"]).read_text().strip()
-        self.headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "greenroom.v1"}
+        super().__init__(base_url, folder)
+        self.gaps = 0  # how often a client fell behind the replay log and was given a snapshot instead
 
     async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
-        async with Socket.connect(self.url, self.headers) as socket:
-            await self._request(socket, "initialize", protocol=1, client={"name": "bench", "version": "1"})
-            session = (await self._request(socket, "session.create", toolsets=[]))["session"]
-            start = {"session_id": session["id"], "text": prompt, "watch": True}
-            await socket.send(json.dumps({"jsonrpc": "2.0", "id": 9, "method": "run.start", "params": start}))
+        """Run one answer and give what arrives, message by message."""
+        async with self.connect() as client:
+            session = (await client.request("session.create", toolsets=[]))["session"]
+            await client.socket.send(request(9, "run.start", session_id=session["id"], text=prompt, watch=True))
             while True:
-                for message in await socket.receive():
+                for message in await client.socket.receive():
                     if b'"part.delta"' in message:
                         take(message)
                     elif b'"run.gap"' in message:
@@ -253,10 +101,8 @@ class Daemon(Server):
                         assert b'"completed"' in message, message[-600:]
                         return
 
-    async def _request(self, socket: Socket, method: str, **params: Any) -> Any:
-        await socket.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
-        [reply] = await socket.receive()
-        return json.loads(reply)["result"]
+
+Server = Floor | Streams
 
 
 # ------------------------------------------------------------ measuring
@@ -321,7 +167,7 @@ async def measure_all(server: Server, quick: bool) -> dict[str, dict[str, float]
 @contextlib.contextmanager
 def under_test(name: str, base_url: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        server = Floor(base_url) if name == "floor" else Daemon(base_url, Path(folder))
+        server = Floor(base_url) if name == "floor" else Streams(base_url, Path(folder))
         try:
             yield server
         finally:
