@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import attrs
@@ -323,8 +323,9 @@ async def serve(
     tls: Tls | None = None,
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
-    prepare: Callable[[Gateway], None] = lambda gateway: None,
+    limit: float = LIMIT,
 ) -> AsyncIterator[Served]:
+    """`limit` is in seconds of trio's clock: inf where a test moves that."""
     registry = FakeRegistry()
     config = Config(
         listen=listen,
@@ -335,8 +336,7 @@ async def serve(
     )
     services = Services(config=config, registry=registry, toolsets=FakeToolsets(), stats=_stats)
     gateway = Gateway(services, TOKEN)
-    prepare(gateway)
-    with trio.fail_after(LIMIT):
+    with trio.fail_after(limit):
         async with open_actor(gateway, "gateway") as ref:
             ref.ready()
             yield Served(ref, registry)

@@ -150,7 +150,7 @@ async def test_a_browser_signs_in_by_a_cookie() -> None:
 
 
 async def test_readiness_follows_the_daemon() -> None:
-    async with serve(prepare=lambda gateway: None) as served:
+    async with serve() as served:
         page = await browser(served)
         async with page.stream:
             served.ref._gateway.readiness = "starting"
