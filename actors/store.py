@@ -162,6 +162,10 @@ class StoreRef(Ref):
         """End the runs that a crash left open; see engine.storage.starting. Before any run is started."""
         return await self._write(functools.partial(starting.settle_open_runs, now=self._store.now_ms()))
 
+    async def settle_run(self, run: Run) -> None:
+        """Store the end of a run whose own last commit failed; see engine.storage.starting."""
+        await self._write(functools.partial(starting.settle_run, run=run, now=self._store.now_ms()))
+
     # ------------------------------------------------------------
     def store_statistics(self) -> StoreStatistics:
         store = self._store

@@ -105,6 +105,15 @@ def open_runs(connection: Connection) -> list[OpenRun]:
     return [OpenRun(_run(row), *row[14:]) for row in found]
 
 
+def open_run(connection: Connection, run_id: str) -> OpenRun | None:
+    """The run if it is open."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS}, runs.session, runs.answer, runs.seq_reserved {_FROM} WHERE runs.id = ? AND runs.open",
+        (run_id,),
+    ).fetchone()
+    return None if row is None else OpenRun(_run(row), *row[14:])
+
+
 def _run(row: tuple[Any, ...]) -> Run:
     return Run(
         id=row[1],

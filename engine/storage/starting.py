@@ -91,7 +91,7 @@ def settle_open_runs(connection: Connection, now: int) -> list[Run]:
     settled: list[Run] = []
     for found in ledger.open_runs(connection):
         if found.answer is not None:
-            _settle_message(connection, found.answer, now)
+            _settle_message(connection, found.answer, INTERRUPTED, now)
         run = attrs.evolve(
             found.run, status="interrupted", ended_at=now, reason=INTERRUPTED, last_seq=found.seq_reserved + 1
         )
@@ -101,7 +101,19 @@ def settle_open_runs(connection: Connection, now: int) -> list[Run]:
     return settled
 
 
-def _settle_message(connection: Connection, message: int, now: int) -> None:
+def settle_run(connection: Connection, run: Run, now: int) -> None:
+    """Store the end `run` of a run whose own last commit failed, and leave its history valid. What is stored of an end
+    already absorbs it. Nothing happens to a run that was deleted."""
+    found = ledger.open_run(connection, run.id)
+    if found is None:
+        return
+    if found.answer is not None:
+        _settle_message(connection, found.answer, run.reason or INTERRUPTED, now)
+    ledger.put_run(connection, run)
+    catalog.touch(connection, found.session, now)
+
+
+def _settle_message(connection: Connection, message: int, why: str, now: int) -> None:
     message_id, role, body = connection.execute(
         "SELECT id, role, body FROM messages WHERE key = ?", (message,)
     ).fetchone()
@@ -120,6 +132,6 @@ def _settle_message(connection: Connection, message: int, now: int) -> None:
         part = columns.part(part_id, "tool", body, {"text": None, "input": given, "error": None})
         assert isinstance(part, ToolPart)
         if part.state not in TERMINAL:
-            applying.put_part(connection, key, interrupt(part, INTERRUPTED, now))
+            applying.put_part(connection, key, interrupt(part, why, now))
     if info.finish is None:
         applying.put_info(connection, message, attrs.evolve(info, finish="interrupted", finished_at=now))
