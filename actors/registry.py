@@ -29,6 +29,7 @@ from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.runs.retention import Retention
 from engine.storage.starting import StoredRun
+from engine.tools import paths
 from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
@@ -190,6 +191,8 @@ class Registry(Actor):
             raise CallerError("unknown_model", f"no model is named {model!r}")
         toolsets = self._defaults.toolsets if new.toolsets is None else new.toolsets
         self._services.toolbox.check(toolsets)
+        if new.cwd is not None:
+            await self._services.toolbox.in_thread(paths.check_folder, new.cwd)
         now = self._services.now_ms()
         record = SessionRecord(
             id=ids.session_id(),

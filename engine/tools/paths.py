@@ -33,6 +33,14 @@ class NotRegular(OSError):
     """What stands at the name is neither a regular file nor (where one may be) a directory."""
 
 
+def check_folder(folder: str) -> None:
+    """Refuse what cannot be a session's folder: it has to be a directory that this process may open."""
+    try:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except (OSError, ValueError) as exc:  # ValueError: a NUL, or a character that no file name can have
+        refuse(folder, f"cannot be the session's folder: {getattr(exc, 'strerror', None) or 'it is no path'}")
+
+
 def open_file(folder: str, path: str) -> int:
     """A descriptor of the regular file `path` of `folder`, for reading; the caller closes it."""
     descriptor, _ = open_path(folder, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CallerError
-from engine.tools.paths import DEPTH_MAX, PATH_BYTES_MAX, open_entry, open_file, open_path, read_whole
+from engine.tools.paths import DEPTH_MAX, PATH_BYTES_MAX, check_folder, open_entry, open_file, open_path, read_whole
 
 
 @pytest.fixture
@@ -187,3 +187,15 @@ def test_a_whole_file_up_to_a_bound_and_one_past(folder: Path) -> None:
     assert read_whole(str(folder), "file", 4) == b"insid"
     with pytest.raises(CallerError, match="leads out"):
         read_whole(str(folder), "../secret", 100)
+
+
+def test_what_can_be_the_folder_of_a_session(folder: Path) -> None:
+    check_folder(str(folder))
+    check_folder(str(folder / "to_sub"))
+    for wrong in (folder / "gone", folder / "file", folder / "file" / "below", folder / "fifo", folder / "loop"):
+        with pytest.raises(CallerError, match="cannot be the session's folder") as caught:
+            check_folder(str(wrong))
+        assert caught.value.code == "invalid_path"
+    for no_path in ("/a\0b", "/\ud800"):
+        with pytest.raises(CallerError, match="it is no path"):
+            check_folder(no_path)
