@@ -25,7 +25,6 @@ class Target(Protocol):
     def path(self) -> str: ...
     @property
     def children(self) -> tuple[Any, ...]: ...
-    def deliver_nowait(self, envelope: Envelope) -> bool: ...
     async def deliver(self, envelope: Envelope) -> None: ...
     def request_stop(self, reason: str, grace: float | None = None) -> None: ...
     async def wait_ended(self) -> Outcome: ...
@@ -53,9 +52,7 @@ class Ref:
 
     async def _tell(self, message: Any) -> None:
         """Deliver without an answer; waits while the mailbox is full. Raises ActorDied."""
-        envelope = Envelope(message, None)
-        if not self._cell.deliver_nowait(envelope):
-            await self._cell.deliver(envelope)
+        await self._cell.deliver(Envelope(message, None))
 
     async def _ask(
         self, message: Any, *, timeout: float | None = limits.DEFAULT.ask_timeout, join: bool = False
@@ -84,8 +81,7 @@ class Ref:
                         await reply.wait()
 
     async def _exchange(self, envelope: Envelope, reply: Reply) -> None:
-        if not self._cell.deliver_nowait(envelope):
-            await self._cell.deliver(envelope)
+        await self._cell.deliver(envelope)
         await reply.wait()
 
     async def stop(self, reason: str = "asked", grace: float | None = None) -> Outcome:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors._actor import CHILDREN_SHARE, Actor, open_actor
+from actors._actor import CHILDREN_SHARE, SLICE, SLICE_PAUSE, Actor, open_actor
 from actors._ask import ActorDied
 from actors._statistics import Outcome
 from tests.actors.probe import Probe, ProbeRef, crash, forever, nothing, seconds, until, value
@@ -472,3 +472,20 @@ async def test_a_slow_start_is_bounded_by_its_deadline(autojump_clock: trio.test
             await parent.cell.start_child(Probe(on_start=seconds(60)), "a", timeout=2)
         assert trio.current_time() - began == pytest.approx(2)
         assert parent.cell.children == ()
+
+
+async def test_a_crowd_that_hangs_is_killed_in_slices_within_the_grace(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ended: list[float] = []
+    parent = Probe()
+    async with open_actor(parent, "root", grace=100) as ref:
+        for number in range(2 * SLICE + 1):
+            child = await parent.cell.start_child(Probe(on_stop=forever), str(number), grace=4)
+            child.on_end(lambda outcome: ended.append(trio.current_time() - began))
+        began = trio.current_time()
+        assert (await ref.stop()).end == "stopped"
+        assert ended == sorted(ended)
+        assert ended[:SLICE] == [pytest.approx(4 - 2 * SLICE_PAUSE)] * SLICE
+        assert ended[SLICE : 2 * SLICE] == [pytest.approx(4 - SLICE_PAUSE)] * SLICE
+        assert ended[2 * SLICE :] == [pytest.approx(4)]
