@@ -106,10 +106,11 @@ async def greeting(answer: Answer, asked: Settings) -> None:
 
 
 async def stream(answer: Answer, asked: Settings) -> None:
-    """n deltas, `rate` a second (0: as fast as they go), `batch` of them in a chunk; with stamp=1 each is the
-    monotonic time it was sent."""
+    """n deltas of `text`, `rate` a second (0: as fast as they go), `batch` of them in a chunk. {n} in the text is the
+    delta's number; with stamp=1 each begins with the monotonic time it was sent, and that is all without a text.
+    What is not ASCII is escaped in every other batch."""
     count, rate, batch = int(asked.get("n", "10")), float(asked.get("rate", "0")), int(asked.get("batch", "1"))
-    text = asked.get("text", "word ")
+    text = asked.get("text", "" if asked.get("stamp") else "word ")
     await answer.raw(HEAD)
     model = answer.model
     before, after = json.dumps(completion(model, {"content": "@"}, None), separators=(",", ":")).split("@")
@@ -119,7 +120,8 @@ async def stream(answer: Answer, asked: Settings) -> None:
     for number in range(0, count, batch):
         if rate:
             await trio.sleep_until(start + number / rate)
-        content = f"{time.monotonic():.6f} " if asked.get("stamp") else text
+        content = f"{time.monotonic():.6f} {text}" if asked.get("stamp") else text
+        content = json.dumps(content.replace("{n}", str(number)), ensure_ascii=number // batch % 2 == 0)[1:-1]
         data = (first + content.encode() + last) * min(batch, count - number)
         await answer.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
     await answer.end(words=count)
