@@ -30,6 +30,7 @@ from actors.toolsets.files import FilesToolset
 from actors.toolsets.functions import FunctionsToolset
 from engine.config import Config
 from engine.restart import Backoff
+from engine.runs.budget import LogBudget
 from engine.storage import lock
 
 # Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
@@ -108,7 +109,13 @@ async def open_composition(
                 )
 
             def registry() -> Actor:
-                services = Services(store=child("store"), models=models, toolbox=toolbox, limits=config.limits)
+                services = Services(
+                    store=child("store"),
+                    models=models,
+                    toolbox=toolbox,
+                    limits=config.limits,
+                    budget=LogBudget(config.limits.all_logs_bytes),
+                )
                 defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())
                 return Registry(services, defaults)
 

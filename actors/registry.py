@@ -7,9 +7,11 @@ never waits for a session or the disk: whatever does is deferred.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -20,11 +22,12 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.run import SHUTDOWN, Services
-from actors.session import Session, SessionRef, StartedRun
+from actors.session import DELETED, Session, SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
 from engine.errors import CallerError
+from engine.runs.lifecycle import ACTIVE
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.runs.retention import Retention
@@ -140,8 +143,8 @@ class Registry(Actor):
         self._sessions: dict[str, SessionRef] = {}
         self._opening: dict[str, trio.Event] = {}  # sessions that are being revived or deleted right now
         self._runs: dict[str, RunFeed] = {}  # active and retained
-        self._active: set[str] = set()
-        self._starting = 0
+        self._active: dict[str, str] = {}  # run -> session
+        self._starting: Counter[str] = Counter()  # starts under way by session
         self._retention = Retention(retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max)
         self._retained_changed = trio.Event()
         self._drained: trio.Event | None = None
@@ -180,7 +183,7 @@ class Registry(Actor):
             sessions=len(self._sessions),
             active_runs=len(self._active),
             retained_runs=len(self._retention),
-            log_bytes=sum(feed.log.size for feed in self._runs.values()),
+            log_bytes=self._services.budget.size,
         )
 
     # ------------------------------------------------------------ sessions
@@ -224,26 +227,38 @@ class Registry(Actor):
             try:
                 return self._describe(await session.update(changes))
             except ActorDied:
-                if not self._again(session):
+                if not await self._again(session):
                     raise
 
     async def delete_session(self, session_id: str) -> None:
         await self._services.store.get_session(session_id)  # raises unknown_session
         done = await self._exclusively(session_id)
         try:
-            session = self._sessions.pop(session_id, None)
-            if session is not None:
-                active = session.active
-                if active is not None:
-                    await session.cancel_run(active.run.id, "its session was deleted")
-                await session.stop("deleted")
-                session.feed.close("deleted")
-            await self._services.store.delete_session(session_id)
-            for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
-                self._drop(run_id, "deleted")
+            # Whoever asked may go: a deletion is carried out once begun. Bounded by the actors' graces and the disk.
+            with trio.CancelScope(shield=True):
+                await self._delete(session_id)
         finally:
             del self._opening[session_id]
             done.set()
+
+    async def _delete(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            active = session.active
+            if active is not None:
+                await session.cancel_run(active.run.id, "its session was deleted")
+            self._sessions.pop(session_id, None)  # its feed is closed below, when it is known how
+            await session.stop(DELETED)
+        try:
+            await self._services.store.delete_session(session_id)
+        except BaseException:
+            if session is not None:
+                session.feed.close("draining")
+            raise
+        if session is not None:
+            session.feed.close("deleted")
+        for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
+            self._drop(run_id, "deleted")
 
     async def messages(self, session_id: str, limit: int, cursor: str | None) -> MessagesPage:
         return await self._services.store.messages(session_id, limit, cursor)
@@ -255,14 +270,14 @@ class Registry(Actor):
         """The session's actor, revived from the store if it is not live. Concurrent callers share one start."""
         while True:
             session = self._sessions.get(session_id)
-            if session is not None and session.state == "running":
-                return session
             if (busy := self._opening.get(session_id)) is not None:
-                await busy.wait()
-            elif session is not None:
-                await session.wait_ended()  # on_child_end forgets it
-            else:
+                await busy.wait()  # also if it is still live: it is being deleted
+            elif session is None:
                 break
+            elif session.state == "running":
+                return session
+            else:
+                await session.wait_ended()  # on_child_end forgets it
         done = self._opening[session_id] = trio.Event()
         try:
             record = await self._services.store.get_session(session_id)
@@ -274,9 +289,12 @@ class Registry(Actor):
             del self._opening[session_id]
             done.set()
 
-    def _again(self, session: SessionRef) -> bool:
-        """Whether to look a session up again that died between its look-up and the ask (it was passivated)."""
-        return session.state != "running" and self._drained is None
+    async def _again(self, session: SessionRef) -> bool:
+        """Whether to look a session up again that died between its look-up and the ask: it was passivated, or
+        deleted. Not after a crash: the ask may have been its cause, or may have been carried out."""
+        if session.state == "running" or self._drained is not None:
+            return False
+        return (await session.wait_ended()).end == "stopped"
 
     async def _exclusively(self, session_id: str) -> trio.Event:
         """Wait until nobody else opens or deletes the session, and keep others out until the event is set."""
@@ -293,33 +311,50 @@ class Registry(Actor):
     # ------------------------------------------------------------ runs
     async def start_run(self, start: StartRun) -> StartedRun:
         self._refuse_draining()
-        if len(self._active) + self._starting >= self._limits.active_runs_max:
+        # One run at a time is active in a session: one that is busy adds none.
+        busy = {*self._active.values(), *self._starting}
+        if start.session_id not in busy and len(busy) >= self._limits.active_runs_max:
             raise CallerError(
                 "overloaded",
                 f"{self._limits.active_runs_max} runs are active, which is the daemon's bound",
                 retry_after_ms=RETRY_AFTER_MS,
             )
-        self._starting += 1
+        self._starting[start.session_id] += 1
         try:
             while True:
                 session = await self._session(start.session_id)
                 try:
                     return await self._with_feed(await session.start_run(start))
                 except ActorDied:
-                    if not self._again(session):
+                    if not await self._again(session):
                         raise
         finally:
-            self._starting -= 1
+            self._starting[start.session_id] -= 1
+            if not self._starting[start.session_id]:
+                del self._starting[start.session_id]
             self._tell_drained()
 
     async def stop_run(self, run_id: str, reason: str | None) -> RunRecord:
-        feed = self._runs.get(run_id)
-        if feed is None:
-            return await self._services.store.get_run(run_id)
+        feed = await self._find(run_id)
+        if isinstance(feed, RunRecord):
+            return feed
         session = self._sessions.get(feed.run.session_id)
         if session is not None:
             await session.cancel_run(run_id, reason or "stopped by a client")
         return feed.run
+
+    async def _find(self, run_id: str) -> RunFeed | RunRecord:
+        """The run's feed; of a run that has left memory its record. Raises unknown_run."""
+        feed = self._runs.get(run_id)
+        if feed is not None:
+            return feed
+        run = await self._services.store.get_run(run_id)
+        session = self._sessions.get(run.session_id)
+        if run.status in ACTIVE and session is not None:
+            # It was stored a moment ago, and its session is about to begin it.
+            with contextlib.suppress(ActorDied):
+                await session.begun()
+        return self._runs.get(run_id) or run
 
     async def _with_feed(self, started: StartedRun | StoredRun) -> StartedRun:
         if isinstance(started, StartedRun):
@@ -328,21 +363,21 @@ class Registry(Actor):
         return StartedRun(feed.record(), started.message_id, started.revision, feed)
 
     async def get_run(self, run_id: str) -> RunRecord:
-        feed = self._runs.get(run_id)
-        return feed.record() if feed is not None else await self._services.store.get_run(run_id)
+        found = await self._find(run_id)
+        return found.record() if isinstance(found, RunFeed) else found
 
     async def list_runs(self, session_id: str | None, active: bool | None, limit: int, cursor: str | None) -> RunPage:
         if session_id is not None:
             await self._services.store.get_session(session_id)  # raises unknown_session
         page = await self._services.store.list_runs(session_id, active, limit, cursor)
-        live = tuple(self._runs[run.id].record() if run.id in self._runs else run for run in page.items)
-        return attrs.evolve(page, items=live)
+        live = (self._runs[run.id].record() if run.id in self._runs else run for run in page.items)
+        # A run may have ended since the page was read.
+        return attrs.evolve(page, items=tuple(run for run in live if active is not True or run.status in ACTIVE))
 
     async def watch_run(self, run_id: str) -> RunFeed:
-        feed = self._runs.get(run_id)
-        if feed is not None:
-            return feed
-        run = await self._services.store.get_run(run_id)
+        run = await self._find(run_id)
+        if isinstance(run, RunFeed):
+            return run
         log = ReplayLog(max_entries=1, max_bytes=1, last_seq=run.last_seq)
         feed = RunFeed(run, log)
         feed.snapshots_from(functools.partial(final_snapshot, self._services.store, run))
@@ -355,11 +390,13 @@ class Registry(Actor):
 
     def _run_started(self, feed: RunFeed) -> None:
         self._runs[feed.run.id] = feed
-        self._active.add(feed.run.id)
+        self._active[feed.run.id] = feed.run.session_id
+        self._services.budget.open(feed.log)
 
     def _run_ended(self, feed: RunFeed) -> None:
         run_id = feed.run.id
-        self._active.discard(run_id)
+        self._active.pop(run_id, None)
+        self._services.budget.end(feed.log)
         self._retention.ended(run_id, trio.current_time())
         self._retained_changed.set()
         self._tell_drained()
@@ -370,9 +407,10 @@ class Registry(Actor):
         after = self._limits.passivate_after
         while True:
             await trio.sleep(after / PASSIVATE_LOOKS)
-            now = trio.current_time()
-            for session in [s for s in self._sessions.values() if s.idle_for(now) >= after]:
-                await session.stop("passivated")
+            for session in tuple(self._sessions.values()):
+                # Looked at one by one: while another was stopped this one may have been used.
+                if session.idle_for(trio.current_time()) >= after:
+                    await session.stop("passivated")
 
     async def _evict(self) -> None:
         while True:
@@ -390,6 +428,7 @@ class Registry(Actor):
         self._retention.forget(run_id)
         if feed is not None:
             feed.close(why)
+            self._services.budget.close(feed.log)
             session = self._sessions.get(feed.run.session_id)
             if session is not None:
                 session.feed.remove(feed)

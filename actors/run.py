@@ -6,13 +6,17 @@ settling follows, shielded with a deadline: the open turn is closed so that the 
 durable, and `run.finished` is shown last.
 
 The order of durable and shown: an event that acknowledges something is shown after the commit of what it says;
-deltas are shown at once and committed within `chunk_delay`. If the disk refuses while a run settles, its end is
-shown as `interrupted` with `disk_full`, which is what the next start of the daemon makes of it too.
+deltas are shown at once and committed within `chunk_delay`. What was handed to the store and not shown yet when the
+work is cut short is shown before the end: text and events never differ. If the disk refuses while a run settles, its
+end is shown as `interrupted` with `disk_full`, and its session stores that end as soon as the disk takes it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +30,7 @@ from actors._feed import RunFeed
 from actors.journal import RunJournal
 from actors.models import Models
 from actors.snapshots import build as build_snapshot
+from actors.snapshots import final as final_snapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
 from engine import codec, ids
@@ -33,7 +38,8 @@ from engine.commands import RunSnapshot
 from engine.errors import EngineError
 from engine.limits import Limits
 from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
-from engine.runs.events import PartDelta, RunFinished, RunStatus
+from engine.runs.budget import LogBudget
+from engine.runs.events import PartDelta, PartStarted, RunFinished, RunStatus
 from engine.runs.lifecycle import Status, advance
 from engine.runs.record import Run as RunRecord
 from engine.runs.turn import Fact, Step, ToolChanged, Turn
@@ -64,6 +70,7 @@ class Services:
     models: Models
     toolbox: Toolbox
     limits: Limits
+    budget: LogBudget  # of all replay logs
     now_ms: Callable[[], int] = now_ms
 
 
@@ -81,6 +88,8 @@ class _End:
         """What a call's result says of a call that did not finish."""
         if self.error is not None:
             return self.error.message
+        if self.finish == "length":
+            return "the answer reached its bound"
         return f"the run was {self.status}" + (f" ({self.reason})" if self.reason else "")
 
 
@@ -96,7 +105,8 @@ class RunRef(Ref):
 
 
 class Run(Actor):
-    """See the module. `on_settled` is called once, synchronously, after the last event is in the log."""
+    """See the module. `on_settled` is called once, synchronously, after the last event is in the log, with the feed
+    and whether the end is stored."""
 
     mailbox_messages = 1  # takes no messages: stop and events have ways of their own
 
@@ -107,7 +117,7 @@ class Run(Actor):
         feed: RunFeed,
         message: Message,
         journal: RunJournal,
-        on_settled: Callable[[RunFeed], None],
+        on_settled: Callable[[RunFeed, bool], None],
     ) -> None:
         self._services = services
         self._limits = services.limits
@@ -122,6 +132,7 @@ class Run(Actor):
         self._status: Status = "running"
         self._turn: Turn | None = None
         self._held = Step()  # of the last answer: committed together with the end of its turn
+        self._unshown: dict[int, Step] = {}  # handed to the journal, to be shown: by identity, in order
         self._reserved = feed.log.last_seq + services.limits.seq_block
         self.cancelled_by: str | None = None
 
@@ -149,17 +160,21 @@ class Run(Actor):
         # Stands when an enclosing scope is cancelled: nobody asked this run to stop.
         end = _End("interrupted", "interrupted", "the daemon stopped")
         try:
-            with self._scope:
-                end = await self._attempt()
-            if self._scope.cancelled_caught:
-                end = self._stopped()
+            try:
+                with self._scope:
+                    end = await self._attempt()
+                if self._scope.cancelled_caught:
+                    end = self._stopped()
+            except Exception as exc:  # noqa: BLE001 - what broke while a cancellation was on its way through
+                end = self._stopped() if self._scope.cancel_called else self._failed(exc)
         finally:
             self._settling = True
+            lost = _lost(trio.TooSlowError())
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
-                end, planned = _lost(trio.TooSlowError()), end
-                end = await self._settle(planned)
+                lost = await self._settle(end)
             if not self._feed.ended:
-                self._finish(end)
+                self._journal.discard()
+                self._finish(self._record(lost, self._feed.log.last_seq + 1), stored=False)
             self._settled.set()
             self.cell.finish("settled")
 
@@ -211,7 +226,8 @@ class Run(Actor):
             held, self._held = self._held, Step()
             await self._apply(held)
             await self._call_tools(turn)
-            await self._apply(self._counted(turn, turn.close("tool_calls", self._services.now_ms())))
+            finish: Finish = "tool_calls" if number < self._limits.turns_per_run else "max_turns"
+            await self._apply(self._counted(turn, turn.close(finish, self._services.now_ms())))
         message = f"the run made {self._limits.turns_per_run} turns without an end"
         return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
 
@@ -269,11 +285,13 @@ class Run(Actor):
         """Hand the step's changes to the store and show its facts, after the commit if they acknowledge it."""
         for change in step.changes:
             self._journal.add(change)
+        self._unshown[id(step)] = step  # a cancellation leaves it there, for _settle
         if step.durable:
             await self._journal.commit()
         else:
             await self._journal.room()
         await self._reserve(_count(step.facts))
+        del self._unshown[id(step)]
         self._show(step.facts)
 
     async def _reserve(self, count: int) -> None:
@@ -313,16 +331,35 @@ class Run(Actor):
         seq = self._feed.log.last_seq
         parts: list[tuple[codec.Json, str | None, int]] = []
         if turn is not None:
-            parts += [({"id": part_id, "kind": kind}, part_id, size) for part_id, kind, size in turn.texts]
-            parts += [(wire_events.shown(call), None, 0) for call in turn.calls]
+            hidden, bytes_hidden = self._to_be_shown()
+            for part_id, kind, size in turn.texts:
+                if part_id not in hidden:
+                    parts.append(({"id": part_id, "kind": kind}, part_id, size - bytes_hidden[part_id]))
+            parts += [(wire_events.shown(call), None, 0) for call in turn.calls if call.id not in hidden]
         await self._journal.commit()
         message_id = turn.info.id if turn is not None else self._message.info.id
         return await build_snapshot(self._services.store, self._feed.run, message_id, seq, parts)
 
+    def _to_be_shown(self) -> tuple[set[str], Counter[str]]:
+        """What the log's head does not have yet and the turn has: parts, and bytes of text by part."""
+        parts: set[str] = set()
+        sizes: Counter[str] = Counter()
+        for step in self._unshown.values():
+            for fact in step.facts:
+                if isinstance(fact, PartStarted):
+                    parts.add(fact.part_id)
+                elif isinstance(fact, PartDelta):
+                    sizes[fact.part_id] += len(fact.text.encode())
+        return parts, sizes
+
     # ------------------------------------------------------------ the end
     async def _settle(self, end: _End) -> _End:
         """Close the open turn, commit, and show the end. If the store refuses, what the end is to be shown as."""
-        step, self._held = self._held, Step()
+        step = Step(durable=True)
+        for unshown in (*self._unshown.values(), self._held):
+            step.facts += unshown.facts
+        step.changes += self._held.changes  # the others' are in the journal
+        self._unshown.clear()
         turn = self._turn
         if turn is not None and not turn.closed:
             last = turn.interrupt(end.finish, end.why, self._services.now_ms(), end.error)
@@ -330,16 +367,17 @@ class Run(Actor):
             step.changes += last.changes
             step.facts += last.facts
         try:
+            if not self._journal.healthy:  # the commit that failed behind our back may succeed now
+                with contextlib.suppress(EngineError):
+                    await self._journal.commit()
             await self._reserve(_count(step.facts))
-            last_seq = self._feed.log.last_seq + _count(step.facts) + 1
-            step.changes.append(PutRun(self._record(end, last_seq)))
-            step.durable = True
+            record = self._record(end, self._feed.log.last_seq + _count(step.facts) + 1)
+            step.changes.append(PutRun(record))
             await self._apply(step)
         except Exception as exc:  # noqa: BLE001 - whatever broke it, watchers are told that the run has ended
             _log.error("%s could not be settled", self._feed.run.id, exc_info=exc)
-            self._journal.discard()  # the next start of the daemon settles what is stored
             return _lost(exc)
-        self._finish(end)
+        self._finish(record, stored=True)
         return end
 
     def _record(self, end: _End, last_seq: int) -> RunRecord:
@@ -352,12 +390,14 @@ class Run(Actor):
             last_seq=last_seq,
         )
 
-    def _finish(self, end: _End) -> None:
-        self._status = advance(self._status, end.status)
-        self._feed.run = self._record(end, self._feed.log.last_seq + 1)
-        self._show([RunFinished(status=end.status, reason=end.reason, error=end.error, usage=self._feed.run.usage)])
+    def _finish(self, record: RunRecord, *, stored: bool) -> None:
+        self._status = advance(self._status, record.status)
+        self._feed.run = record
+        self._show([RunFinished(status=record.status, reason=record.reason, error=record.error, usage=record.usage)])
+        # Of an ended run the feed holds the log, and nothing of what made it.
+        self._feed.snapshots_from(functools.partial(final_snapshot, self._services.store, record))
         self._feed.end()
-        self._on_settled(self._feed)
+        self._on_settled(self._feed, stored)
 
 
 def _lost(exc: BaseException) -> _End:

@@ -20,6 +20,8 @@ from typing import Final
 
 import attrs
 
+from engine.runs.budget import LogBudget
+
 # A segment is the unit of trimming: small enough that a cut loses little, large enough that its overhead
 # (about 300 bytes) is spread over many tokens. In a log with smaller bounds it is at most half of them, so that
 # dropping the oldest one always suffices.
@@ -104,7 +106,7 @@ class Gap:
 class ReplayLog:
     """See the module. Not thread-safe; times are milliseconds since the epoch."""
 
-    def __init__(self, *, max_entries: int, max_bytes: int, last_seq: int = 0) -> None:
+    def __init__(self, *, max_entries: int, max_bytes: int, last_seq: int = 0, budget: LogBudget | None = None) -> None:
         assert max_entries >= 1 and max_bytes >= 1
         self._max_entries = max_entries
         self._max_bytes = max_bytes
@@ -112,6 +114,7 @@ class ReplayLog:
         self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 2)
         self._segments: deque[_Fact | _Deltas] = deque()
         self._entries = 0
+        self._budget = budget  # of all logs; it may trim this one while it grows
         self.last_seq = last_seq
         self.last_fact = 0  # seq of the newest event that is not a delta: readers need not hurry for deltas alone
         self.size = 0  # bytes held
@@ -188,8 +191,11 @@ class ReplayLog:
 
     def clear(self) -> None:
         """Drop everything; the numbering goes on."""
+        freed = self.size
         self._segments.clear()
         self._entries = self.size = 0
+        if self._budget is not None:
+            self._budget.grew(-freed)
 
     def _from(self, after: int) -> list[_Fact | _Deltas]:
         """The segments that hold something after the cursor, oldest first: found from the tail, where readers are."""
@@ -206,8 +212,12 @@ class ReplayLog:
         self.size += size
         while (self._entries > self._max_entries or self.size > self._max_bytes) and len(self._segments) > 1:
             self._drop()
+        if self._budget is not None:
+            self._budget.grew(size)
 
     def _drop(self) -> None:
         segment = self._segments.popleft()
         self._entries -= segment.last - segment.first + 1
         self.size -= segment.size
+        if self._budget is not None:
+            self._budget.grew(-segment.size)
