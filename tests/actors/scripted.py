@@ -204,6 +204,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
     disk = HeldDisk()
     monkeypatch.setattr(applying, "apply", functools.partial(disk.gate, applying.apply))
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
+    monkeypatch.setattr(starting, "settle_run", functools.partial(disk.gate, starting.settle_run))
 
     @contextlib.asynccontextmanager
     async def stage(tools: Sequence[Callable[..., Any]] = (), **limits: float) -> AsyncIterator[Stage]:
