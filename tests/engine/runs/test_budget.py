@@ -71,12 +71,12 @@ def test_any_history_keeps_the_sum_right_and_within_the_bound() -> None:
     ended: list[ReplayLog] = []
     for _ in range(20_000):
         choice = draw.random()
-        if choice < 0.02 or not logs:
+        if choice < 0.01 or not logs:
             logs.append(make(budget))
-        elif choice < 0.03 and len(logs) > 1:
+        elif choice < 0.02 and len(logs) > 1:
             ended.append(logs.pop(draw.randrange(len(logs))))
             budget.end(ended[-1])
-        elif choice < 0.035 and ended:
+        elif choice < 0.03 and ended:
             budget.close(ended.pop(0))
         else:
             draw.choice(logs).append_delta(1, b"p", b"t" * draw.randrange(40))
