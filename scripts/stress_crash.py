@@ -130,13 +130,17 @@ class Load:
 
     async def run(self, leaving: list[ShownSession]) -> None:
         async with until_killed(self.folder) as (wire, nursery):
-            with contextlib.suppress(ConnectionError):
+            try:
                 while True:
                     session = self.slot.session or await self.create(wire)
                     await self.act(wire, nursery, session)
                     if session.deletion == "done":
                         leaving.append(session)
                         self.slot.session = None
+            except WireError as exc:
+                self.totals.problem(f"{self.slot.session}: refused: {exc}")
+            except ConnectionError:
+                pass
             # What arrived before the end was shown, too.
             async with self.news:
                 while self.following:
@@ -197,18 +201,24 @@ class Load:
         if again is not None:
             if session.started(again, asked) is not run:
                 self.totals.problem(f"run.start, sent twice with one key, made {again['run']} and {reply['run']}")
-            await wire.request("watch.close", watch_id=again["watch_id"])
+            await refused(wire, "unknown_watch", "watch.close", watch_id=again["watch_id"])  # or it has ended already
         return run
 
     async def both(self, request: Any, twice: bool) -> tuple[Any, Any]:
         replies: list[Any] = [None, None]
 
         async def send(number: int) -> None:
-            replies[number] = await request()
+            try:
+                replies[number] = await request()
+            except (ConnectionError, WireError) as exc:
+                replies[number] = exc
 
         async with trio.open_nursery() as nursery:
             for number in range(1 + twice):
                 nursery.start_soon(send, number)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         return replies[0], replies[1]
 
     async def follow(self, wire: Wire, watch_id: str, run: ShownRun) -> None:
@@ -411,8 +421,11 @@ class Stress:
                     process = await self.cycle(process, slots, leaving)
                 for slot in slots:
                     slot.kills += 1
-                    if slot.session is not None and slot.kills >= self.rng.randint(2, SESSION_KILLS):
-                        leaving.append(slot.session)
+                    session = slot.session
+                    if session is None:
+                        continue
+                    if session.deletion == "done" or slot.kills >= self.rng.randint(2, SESSION_KILLS):
+                        leaving.append(session)
                         slot.session = None
                 if number % DIRECTORY_KILLS == 0 or number == self.kills:
                     leaving += [slot.session for slot in slots if slot.session is not None]
@@ -542,7 +555,7 @@ def main() -> int:
         trio.run(stress.run)
         totals = stress.totals
         rate = round(kills / (time.monotonic() - began) * 60, 1)
-        start = time_start(Path(name), stress.folder, ENDED_RUNS, 3 if asked.quick else 5)
+        start = time_start(Path(name), stress.folder, ENDED_RUNS, 2 if asked.quick else 5)
     if start["cpu_ms"]["full"] - start["cpu_ms"]["empty"] > ENDED_RUNS_MS:
         totals.problem(f"the start depends on the number of ended runs: {start}")
     ready = sorted(totals.ready_ms)

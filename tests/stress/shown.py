@@ -6,6 +6,7 @@ sentences. What is acknowledged has to be there as it was shown; text that was s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,13 @@ TERMINAL = ("completed", "failed", "cancelled", "interrupted")
 TOOL_FIELDS = ("call_id", "tool", "state", "input", "output", "error")
 
 
+@functools.cache
 def numbers(count: int) -> str:
     """What the demo model says when it counts."""
     return "".join(f"{number} " for number in range(1, count + 1))
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ShownRun:
     """One run as its client saw it. `counts_to` is set for runs whose whole text is known beforehand."""
 
@@ -44,6 +46,9 @@ class ShownRun:
     acknowledged: int = 0
     lost: int = 0  # most characters shown in deltas that were not kept
     problems: list[str] = attrs.field(factory=list)
+
+    def __repr__(self) -> str:
+        return f"<ShownRun {self.id} {self.text!r} at {self.seq}>"
 
     def replied(self, run: Json) -> None:
         """A reply with the run's record."""
@@ -190,7 +195,7 @@ def _ends(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:30]!r}…{text[-30:]!r} ({len(text)})"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ShownSession:
     """One session as its client saw it. `faces` are the (title, metadata) that may be kept: one, and those of updates
     without a reply. `asked` are the parameters of a run.start without a reply."""
@@ -202,6 +207,9 @@ class ShownSession:
     asked: Json | None = None
     deletion: str = "none"  # asked: without a reply; done: with one
     acknowledged: int = 1
+
+    def __repr__(self) -> str:
+        return f"<ShownSession {self.id} of {len(self.runs)} runs, asked {self.asked}>"
 
     def started(self, reply: Json, asked: Json) -> ShownRun:
         """A reply to run.start."""
