@@ -26,12 +26,13 @@ import contextlib
 import logging
 import math
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar, Final
 
 import trio
 
-from actors._ask import ActorDied, Deferred, Envelope
+from actors._ask import ActorDied, Deferred, Envelope, Reply
 from actors._ending import Ending, split_failure
 from actors._mailbox import Mailbox
 from actors._ref import Ref as Ref
@@ -85,7 +86,7 @@ class Cell:
     """The kernel's side of one actor; for the actor itself and the kernel only. Others hold the Ref."""
 
     __slots__ = (
-        "__weakref__", "_asked", "_children", "_deadline", "_mailbox", "_starter", "_starting", "_usable",
+        "__weakref__", "_asked", "_children", "_deadline", "_deferred", "_mailbox", "_starter", "_starting", "_usable",
         "actor", "ending", "grace", "handled", "name", "nursery", "parent", "ref", "state",
     )  # fmt: skip
 
@@ -100,6 +101,7 @@ class Cell:
         self.nursery: trio.Nursery | None = None  # its cancel scope is the actor's: the grace deadline is set on it
         self._asked: Outcome | None = None
         self._children: dict[str, Cell] | None = None  # most actors never have any
+        self._deferred: deque[tuple[Deferred, Reply | None]] | None = None  # not begun, oldest first; most have none
         self._starter: trio.Event | None = None  # what the starter waits for
         self._starting: trio.CancelScope | None = None  # of on_start while it runs
         self._usable = False  # the start has succeeded
@@ -155,11 +157,11 @@ class Cell:
         assert self.nursery is not None, f"{self.path} is not running"
         self.nursery.start_soon(work, *arguments, name=f"{self.path}:{getattr(work, '__name__', 'task')}")
 
-    def defer(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Deferred:
+    def defer(self, work: Callable[..., Awaitable[Any]], *arguments: Any, keep: bool = False) -> Deferred:
         """Return this from `handle`: `work` runs in its own task and its value answers the ask. Whatever it
-        raises goes to the asker and nowhere else; it is cancelled when the asker goes away, and at the latest
-        when the actor has stopped. There are as many such tasks as askers who wait."""
-        return Deferred(work, arguments)
+        raises goes to the asker and nowhere else; it is cancelled when the asker goes away (with `keep` it goes
+        on), and at the latest when the actor has stopped. Such tasks begin in the order of their messages."""
+        return Deferred(work, arguments, keep)
 
     def finish(self, reason: str = "finished") -> None:
         """End by itself: like a stop, but the outcome is `finished`."""
@@ -290,10 +292,18 @@ class Cell:
             if isinstance(value, Deferred):
                 assert self.nursery is not None
                 # A task is always run to its first checkpoint, also in a cancelled nursery: the slot is settled.
-                name = f"{self.name}:{value.work.__name__}"
-                self.nursery.start_soon(value.answer, reply, self.died, name=name)
+                if self._deferred is None:
+                    self._deferred = deque()
+                self._deferred.append((value, reply))
+                self.nursery.start_soon(self._answer_next, name=f"{self.name}:{value.work.__name__}")
             elif reply is not None:
                 reply.set(value)
+
+    async def _answer_next(self) -> None:
+        # Tasks of one tick begin in any order: each takes the oldest work, whoever's task it was meant to be.
+        assert self._deferred is not None
+        deferred, reply = self._deferred.popleft()
+        await deferred.answer(reply, self.died)
 
     # ------------------------------------------------------------ end
     def _end(self, outcome: Outcome) -> None:

@@ -102,12 +102,15 @@ class Deferred:
 
     work: Callable[..., Awaitable[Any]]
     arguments: tuple[Any, ...]
+    keep: bool = False  # begun work goes on when its asker has gone
 
     async def answer(self, reply: Reply | None, died: Callable[[], ActorDied]) -> None:
         """Do the work and settle the slot whatever happens; cut short with ActorDied by `died()`."""
         try:
             if reply is None:
                 await self.work(*self.arguments)
+            elif self.keep and not reply.abandoned:
+                reply.set(await self.work(*self.arguments))
             elif not reply.abandoned:
                 with trio.CancelScope() as reply.scope:
                     reply.set(await self.work(*self.arguments))

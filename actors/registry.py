@@ -162,7 +162,9 @@ class Registry(Actor):
 
     async def handle(self, message: object) -> object:
         if isinstance(message, _Call):
-            return self.cell.defer(message.method, self, *message.arguments)
+            # A client that has gone does not leave a session half deleted or a run half started.
+            keep = message.method is not Registry.drain
+            return self.cell.defer(message.method, self, *message.arguments, keep=keep)
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
