@@ -57,7 +57,7 @@ class _Feed:
         self._rings.pop(ring, None)
 
     def ring(self) -> None:
-        for ring in tuple(self._rings) if len(self._rings) > 1 else self._rings:
+        for ring in tuple(self._rings):  # one of them may attach or detach
             ring()
 
     def close(self, why: Closed) -> None:

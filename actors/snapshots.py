@@ -10,6 +10,7 @@ import orjson
 from actors.store import StoreRef
 from engine import codec
 from engine.commands import RunSnapshot
+from engine.errors import CallerError
 from engine.limits import DEFAULT, KIB
 from engine.runs.record import Run
 from engine.transcript.records import KIND_OF, ReasoningPart, TextPart, ToolPart
@@ -34,7 +35,7 @@ async def build(
             if text_of is not None and offset < size:
                 text = await _text(store, text_of, offset, size)
                 piece["text"] = text
-                offset += len(text.encode())
+                offset = offset + len(text.encode()) if text else size
             pieces.append(piece)
             if text_of is None or offset >= size:
                 break
@@ -49,10 +50,14 @@ async def build(
 
 
 async def _text(store: StoreRef, part_id: str, offset: int, size: int) -> str:
-    """The next text of a part from `offset`, not beyond `size`, as much as one piece holds."""
+    """The next text of a part from `offset`, not beyond `size`, as much as one piece holds. Empty if there is none:
+    the session was deleted meanwhile."""
     room = min(TEXT_BYTES, size - offset)
     while True:
-        piece = await store.read_output(handles.handle_of(part_id, "text"), offset, room)
+        try:
+            piece = await store.read_output(handles.handle_of(part_id, "text"), offset, room)
+        except CallerError:
+            return ""
         if len(codec.escaped(piece.text)) <= ESCAPED_BYTES:
             return piece.text
         room //= 2
