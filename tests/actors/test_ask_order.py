@@ -9,7 +9,6 @@ import trio.testing
 
 from actors._actor import Actor, Cell, Ref, open_actor
 
-
 HOLD = -1
 
 
