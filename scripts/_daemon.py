@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import struct
 import subprocess
@@ -24,8 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 from tests.model_server import model_server as model_server  # noqa: E402 - found by the line above
 
-# The command that is measured; another one, such as an installed `greenroom`, can be named.
-COMMAND = shlex.split(os.environ.get("GREENROOM_COMMAND", "")) or [sys.executable, "-m", "actors.cli"]
 # Seconds after the ready line in which the start's own work ends.
 SETTLE = 1.0
 # Seconds for an orderly end: the daemon's drain and its graces.
@@ -304,7 +301,26 @@ class Process:
             self.process.stdout.close()
 
 
-class Daemon(Process):
+class Place:
+    """Where a daemon is reached, by this process or another."""
+
+    def __init__(self, url: str, ws_url: str, headers: dict[str, str]) -> None:
+        self.url, self.ws_url, self.headers = url, ws_url, headers
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @contextlib.asynccontextmanager
+    async def connect(self, to: tuple[str, int] | None = None) -> AsyncIterator[Client]:
+        """An initialized connection."""
+        async with Socket.connect(self.ws_url, self.headers, to) as socket:
+            client = Client(socket)
+            await client.initialize()
+            yield client
+
+
+class Daemon(Process, Place):
     """A daemon on `folder`/data whose one model is the service at `base_url`; its log is `folder`/log."""
 
     name = "daemon"
@@ -320,20 +336,12 @@ class Daemon(Process):
             f'[models.service]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "service"\n[limits]\n{bounds}'
         )
         data = folder / "data"
-        command = [*COMMAND, "serve", "--data", str(data), "--config", str(config)]
-        self.url = self._start(command, "greenroom ready ", folder / "log", settle)
+        command = [sys.executable, "-m", "actors.cli", "serve", "--data", str(data), "--config", str(config)]
+        url = self._start(command, "greenroom ready ", folder / "log", settle)
         described = json.loads((data / "daemon.json").read_text())
-        self.ws_url: str = described["ws_url"]
         token = Path(described["token_file"]).read_text().strip()
-        self.headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "greenroom.v1"}
-
-    @contextlib.asynccontextmanager
-    async def connect(self, to: tuple[str, int] | None = None) -> AsyncIterator[Client]:
-        """An initialized connection."""
-        async with Socket.connect(self.ws_url, self.headers, to) as socket:
-            client = Client(socket)
-            await client.initialize()
-            yield client
+        headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "greenroom.v1"}
+        Place.__init__(self, url, described["ws_url"], headers)
 
     def errors(self) -> list[str]:
         """Lines of its log that tell of a defect."""
