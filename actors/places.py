@@ -6,8 +6,11 @@ directory and every file in it are for their owner only (0700, 0600).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import secrets
 import tempfile
 from pathlib import Path
@@ -21,6 +24,8 @@ from engine.errors import PeerError
 DATA_VARIABLE: Final = "GREENROOM_DATA"
 CONFIG_NAME: Final = "greenroom.toml"
 _TOKEN_BYTES: Final = 32  # 256 bits, as secrets recommends
+# What can stand in a header behind `Bearer`; a longer one would not fit a request's head.
+_TOKEN: Final = re.compile(r"[!-~]{0,4096}", re.ASCII)
 _SMALL: Final = 16 * 1024  # no file here is larger; a larger one is not ours
 
 
@@ -81,10 +86,10 @@ def token_file(folder: Path) -> Path:
 
 
 def ensure_token(folder: Path) -> str:
-    """The data directory's bearer token, made at first use."""
+    """The data directory's bearer token, made at first use. Raises OSError."""
     path = token_file(folder)
     try:
-        token = _read_small(path).strip()
+        token = read_token(path)
     except FileNotFoundError:
         token = ""
     if not token:
@@ -95,8 +100,12 @@ def ensure_token(folder: Path) -> str:
 
 
 def read_token(path: Path) -> str:
-    """The token in a data directory's token file. Raises OSError."""
-    return _read_small(path).strip()
+    """The token in a data directory's token file, empty if that is. Raises OSError, also if it holds something else."""
+    with contextlib.suppress(UnicodeDecodeError):
+        token = _read_small(path).strip()
+        if _TOKEN.fullmatch(token):
+            return token
+    raise OSError(errno.EINVAL, "no token is in this file: remove it, and the next start makes one", str(path))
 
 
 def write_daemon_file(folder: Path, daemon: DaemonFile) -> None:

@@ -60,9 +60,17 @@ async def open_listeners(listen: Listen, *, secure: bool) -> Opened:
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Raises OSError (ssl.SSLError is one) for files that cannot be read or do not fit."""
+    """Raises OSError, which names the file, for files that cannot be read or do not fit."""
+    for file in (tls.cert_file, tls.key_file):
+        with open(file, "rb"):  # OpenSSL does not say which file it could not open
+            pass
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.cert_file, tls.key_file)
+    try:
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key, and wait.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: "")
+    except ssl.SSLError as exc:
+        why = f"no certificate in PEM form with its key in {tls.key_file} ({exc.reason or 'it cannot be read'})"
+        raise OSError(errno.EINVAL, why, tls.cert_file) from exc
     context.set_alpn_protocols(["http/1.1"])
     return context
 

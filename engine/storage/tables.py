@@ -116,7 +116,7 @@ def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != APPLICATION_ID:
+    if application != APPLICATION_ID and (tables or application):
         raise UnusableStore("the database file is of another program: choose another data directory")
     if version > known:
         raise UnusableStore(

@@ -131,7 +131,13 @@ async def test_certificate_files_that_do_not_fit_are_an_error(authority: trustme
     with pytest.raises(OSError) as raised:
         async with serve(tls=tls):
             pass
-    assert isinstance(raised.value, ssl.SSLError)
+    assert raised.value.filename == tls.cert_file
+    assert f"with its key in {tls.key_file}" in str(raised.value)
+    (tmp_path / "key.pem").unlink()
+    with pytest.raises(FileNotFoundError) as raised:
+        async with serve(tls=tls):
+            pass
+    assert raised.value.filename == tls.key_file
 
 
 async def test_a_unix_socket_is_for_its_owner_and_is_removed(tmp_path: Path) -> None:
