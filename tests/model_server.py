@@ -41,14 +41,16 @@ class Asked:
         self.size = len(body)
         self.body = json.loads(body) if body and len(body) <= BODY_KEPT else None
         self.end: str | None = None
+        self.ended_at: float | None = None  # on the monotonic clock, which all processes of a machine share
         self.ended = trio.Event()
 
     def finish(self, how: str) -> None:
-        self.end = self.end or how
+        if self.end is None:
+            self.end, self.ended_at = how, time.monotonic()
         self.ended.set()
 
     def shown(self) -> dict[str, Any]:
-        names = ("number", "target", "headers", "size", "body", "end")
+        names = ("number", "target", "headers", "size", "body", "end", "ended_at")
         return {name: getattr(self, name) for name in names}
 
 
@@ -389,7 +391,7 @@ class ModelServer:
         self.url, self.pid = url, pid  # url: what base_url is set to
 
     def requests(self) -> list[dict[str, Any]]:
-        """All requests so far, oldest first: number, target, headers, size, body, end."""
+        """All requests so far, oldest first: number, target, headers, size, body, end, ended_at."""
         return self._get("/_requests")  # type: ignore[no-any-return]
 
     def ended(self, number: int) -> dict[str, Any]:
