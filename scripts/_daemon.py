@@ -175,6 +175,10 @@ class Client:
                 return message
         return self._pushes.popleft()
 
+    def forget(self) -> None:
+        """Drop the pushes that have come meanwhile."""
+        self._pushes.clear()
+
     async def _message(self) -> dict[str, Any]:
         while not self._arrived:
             messages = await self.socket.receive()

@@ -86,7 +86,7 @@ ONLY_IN = {
     "ssl": ("actors._http", "actors.gateway", "actors.client.dial"),
     "httpx2": ("actors._http",),
     "httpcore2": ("actors._http",),
-    "sqlite3": ("engine.storage", "actors._disk"),
+    "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
     "shtab": ("actors.cli.completion",),
     "threading": ("actors._disk",),
     "asyncio": (),

@@ -1,0 +1,252 @@
+"""The arguments of every command, and their help. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, Final
+
+from engine.version import VERSION
+
+EXIT_CODES: Final = """\
+exit codes:
+  0 good   1 the run or check failed   2 usage or configuration   3 no daemon
+  4 the data directory is held by another daemon   5 cancelled"""
+
+_DESCRIPTION: Final = """\
+A long-lived daemon for chat agents whose memory stays flat. The daemon keeps sessions and works on runs; every
+other command is a client of it. Nothing has to be configured: without a file there is a model, demo, that needs no
+network."""
+
+
+class Arguments(argparse.Namespace):
+    """What the parser gives. `module` is the command's module below actors.cli."""
+
+    module: str
+    data: str | None
+    config: str | None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="greenroom",
+        description=_DESCRIPTION,
+        epilog=_epilog("greenroom serve", 'greenroom run --start "search this folder for def"', "greenroom chat"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"greenroom {VERSION}")
+    _places(parser, default=None)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+    def command(name: str, module: str, help: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=help,
+            description=description or help[0].upper() + help[1:] + ".",
+            epilog=_epilog(*examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(module=module)
+        # Also behind the command, where they are looked for; what stands before it counts unless given again.
+        _places(added, default=argparse.SUPPRESS)
+        return added
+
+    _serve(command)
+    _chat(command)
+    _run(command)
+    _sessions(command)
+    _runs(command)
+    _stats(command)
+    _stop(command)
+    _completion(command)
+    return parser
+
+
+_Command = Callable[..., argparse.ArgumentParser]
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        # An option that is cut short would change its meaning when another one is added.
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+
+def _epilog(*examples: str) -> str:
+    return "\n".join(["examples:", *(f"  {example}" for example in examples), "", EXIT_CODES])
+
+
+def _places(parser: argparse.ArgumentParser, default: Any) -> None:
+    parser.add_argument(
+        "--data", metavar="DIR", default=default, help="data directory ($GREENROOM_DATA, else ~/.local/state/greenroom)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", default=default, help="configuration (~/.config/greenroom/greenroom.toml if there)"
+    )
+
+
+def _json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def _start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--start", action="store_true", help="start a daemon if none runs; it ends after 60 s without clients and runs"
+    )
+
+
+def _serve(command: _Command) -> None:
+    parser = command(
+        "serve",
+        "serve",
+        "run the daemon until it is stopped",
+        "greenroom serve",
+        "greenroom serve --listen 127.0.0.1:0 --data /tmp/try",
+        "greenroom serve --listen unix:/run/user/1000/greenroom.sock",
+        "greenroom serve --listen 0.0.0.0:8765 --tls-cert cert.pem --tls-key key.pem",
+        description="Run the daemon in the foreground. Prints `greenroom ready URL` on standard output when it can be\n"
+        "used and logs on standard error. SIGTERM or Ctrl-C end it: active runs get their time, a second signal cuts "
+        "it short.",
+    )
+    parser.add_argument("--listen", metavar="WHERE", help="host:port, port 0 for a free one, or unix:/path")
+    parser.add_argument(
+        "--insecure", action="store_true", default=None, help="listen beyond this machine without TLS all the same"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate with its chain (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
+    parser.add_argument("--idle-exit", metavar="TIME", help="end by itself after this time without clients and runs")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what to log (info)")
+
+
+def _chat(command: _Command) -> None:
+    parser = command(
+        "chat",
+        "chat",
+        "talk with a model, line by line",
+        "greenroom chat",
+        "greenroom chat --start --session ses_…",
+        description="Talk with a model, line by line. Ctrl-C stops the answer, once more leaves. /help lists what else "
+        "there is.",
+    )
+    parser.add_argument("--session", metavar="ID", help="go on with this session")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask (the session's)")
+    _start(parser)
+
+
+def _run(command: _Command) -> None:
+    parser = command(
+        "run",
+        "run",
+        "answer once",
+        'greenroom run "search this folder for def"',
+        "git diff | greenroom run explain this change: -",
+        'greenroom run --json "count to 3" | jq .type',
+        "greenroom run --session ses_… --timeout 30s and now in one sentence",
+        description="Send one message and print the answer as it comes; tool calls are told on standard error.\n"
+        "Ctrl-C stops the run. The exit code is 0 when it completed, 1 when it failed, 5 when it was cancelled.",
+    )
+    parser.add_argument("prompt", nargs="*", metavar="WORD", help="the message; a last `-` adds standard input to it")
+    parser.add_argument("--session", metavar="ID", help="go on with this session (else a new one, in this folder)")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask (the session's)")
+    parser.add_argument("--timeout", metavar="TIME", help="stop the run after this time, such as 90s, and fail")
+    _json(parser, "print each event as a line of JSON")
+    _start(parser)
+
+
+def _groups(parser: argparse.ArgumentParser) -> _Command:
+    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action", title="actions")
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        _places(added, default=argparse.SUPPRESS)
+        return added
+
+    return action
+
+
+def _sessions(command: _Command) -> None:
+    action = _groups(
+        command(
+            "sessions",
+            "sessions",
+            "list, show, rename and delete sessions",
+            "greenroom sessions list --query review",
+            "greenroom sessions show ses_… | less",
+            "greenroom sessions delete ses_…",
+        )
+    )
+    listing = action("list", "list sessions, the latest change first")
+    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
+    listing.add_argument("--query", metavar="TEXT", help="only those with this in their title")
+    _json(listing)
+    show = action("show", "show a session's messages")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--limit", type=_count, default=50, metavar="N", help="the latest N messages (50)")
+    _json(show)
+    rename = action("rename", "give a session another title")
+    rename.add_argument("id", metavar="ID")
+    rename.add_argument("title", metavar="TITLE")
+    delete = action("delete", "delete sessions with all that belongs to them; their runs are stopped first")
+    delete.add_argument("id", nargs="+", metavar="ID")
+
+
+def _runs(command: _Command) -> None:
+    action = _groups(
+        command(
+            "runs",
+            "runs",
+            "list, show and stop runs",
+            "greenroom runs list --active",
+            "greenroom runs stop run_…",
+        )
+    )
+    listing = action("list", "list runs, the latest first")
+    listing.add_argument("--session", metavar="ID", help="only those of this session")
+    listing.add_argument("--active", action="store_true", default=None, help="only those that have not ended")
+    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
+    _json(listing)
+    show = action("show", "show a run")
+    show.add_argument("id", metavar="ID")
+    _json(show)
+    stop = action("stop", "stop runs; returns when all of them have ended")
+    stop.add_argument("id", nargs="+", metavar="ID")
+    stop.add_argument("--reason", metavar="TEXT", help="shown beside the run")
+    _json(stop)
+
+
+def _stats(command: _Command) -> None:
+    parser = command(
+        "stats", "stats", "show what the daemon holds", "greenroom stats", "greenroom stats --json | jq .memory"
+    )
+    parser.add_argument("--tree", action="store_true", help="every actor under its parent")
+    _json(parser)
+
+
+def _stop(command: _Command) -> None:
+    parser = command(
+        "stop",
+        "stop",
+        "end the daemon",
+        "greenroom stop",
+        "greenroom stop --timeout 5s",
+        description="End the daemon and wait until it has ended: active runs get their time (drain_timeout), then they "
+        "are cancelled.",
+    )
+    parser.add_argument("--timeout", metavar="TIME", default="60s", help="fail if it has not ended by then (60s)")
+
+
+def _completion(command: _Command) -> None:
+    parser = command(
+        "completion",
+        "completion",
+        "print a completion script for a shell",
+        'eval "$(greenroom completion bash)"',
+        "greenroom completion zsh > ~/.zfunc/_greenroom",
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError("a number from 1 to 10000")
+    return value

@@ -1,0 +1,60 @@
+"""`greenroom serve`: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from actors.cli.arguments import Arguments
+from actors.cli.exits import FAILED, USAGE, Exit
+from actors.cli.settings import read_config, seconds
+from actors.daemon import serve
+from actors.places import data_dir
+
+
+def main(arguments: Arguments) -> int:
+    config = read_config(arguments.config, **_overrides(arguments))
+    idle_exit = None if arguments.idle_exit is None else seconds("--idle-exit", arguments.idle_exit)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # tells each frame, and what peers sent
+    work = partial(serve, config, data_dir=data_dir(arguments.data), idle_exit=idle_exit, on_ready=_say_ready)
+    try:
+        trio.run(work)
+    except OSError as exc:  # of the listening address or of the certificate files; the others have names of their own
+        where = f": {exc.filename}" if exc.filename else ""
+        raise Exit(USAGE, f"cannot serve at {config.listen}: {exc.strerror or exc}{where}") from exc
+    except ExceptionGroup:
+        logging.getLogger("greenroom").exception("the daemon has failed")
+        return FAILED
+    return 0
+
+
+def _overrides(arguments: Arguments) -> dict[str, object]:
+    given: dict[str, object] = {
+        "listen": arguments.listen,
+        "insecure": arguments.insecure,
+        "log_level": arguments.log_level,
+    }
+    if arguments.tls_cert is not None or arguments.tls_key is not None:
+        tls = {"cert_file": arguments.tls_cert, "key_file": arguments.tls_key}
+        given["tls"] = {name: _absolute(file) for name, file in tls.items() if file is not None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _absolute(file: str) -> str:
+    return str(Path(file).expanduser().absolute())
+
+
+def _say_ready(url: str) -> None:
+    with contextlib.suppress(OSError):  # nobody has to listen
+        os.write(sys.stdout.fileno(), f"greenroom ready {url}\n".encode())
