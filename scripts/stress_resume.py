@@ -309,7 +309,8 @@ async def restarts(base_url: str, folder: Path, size: Size, findings: Findings) 
             async with daemon.connect() as client:
                 _, run = await stress.start(client, template, LONG, SLOW_RATE)
             reader = Reader()
-            await stress.read(run, reader, lambda reader: len(reader.text) > 1000)
+            # A second of streaming: some of it is durable by then.
+            await stress.read(run, reader, lambda reader: reader.seq >= SLOW_RATE)
             seen = reader.seq
             code = await trio.to_thread.run_sync(daemon.end, how)
             stress.expect(code == (0 if how == signal.SIGTERM else -9), f"{how.name}: exit code {code}")
