@@ -26,7 +26,8 @@ def main(arguments: Arguments) -> int:
         level=config.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # tells each frame, and what peers sent
+    for chatty in ("trio-websocket", "httpx2", "httpcore2"):  # each frame, each request with its URL
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     work = partial(serve, config, data_dir=data_dir(arguments.data), idle_exit=idle_exit, on_ready=_say_ready)
     try:
         trio.run(work)
