@@ -152,15 +152,34 @@ def _run(command: _Command) -> None:
     _start(parser)
 
 
-def _groups(parser: argparse.ArgumentParser) -> _Command:
-    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action", title="actions")
+def _groups(
+    parser: argparse.ArgumentParser, list_help: str, options: Callable[[argparse.ArgumentParser], None]
+) -> _Command:
+    """The actions of a command; without one it lists."""
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", title="actions (list, if there is none)")
+    parser.set_defaults(action="list")
+    options(parser)
 
     def action(name: str, help: str) -> argparse.ArgumentParser:
         added = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         _places(added, default=argparse.SUPPRESS)
         return added
 
+    options(action("list", list_help))
     return action
+
+
+def _list_sessions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
+    parser.add_argument("--query", metavar="TEXT", help="only those with this in their title")
+    _json(parser)
+
+
+def _list_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--session", metavar="ID", help="only those of this session")
+    parser.add_argument("--active", action="store_true", default=None, help="only those that have not ended")
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
+    _json(parser)
 
 
 def _sessions(command: _Command) -> None:
@@ -172,12 +191,10 @@ def _sessions(command: _Command) -> None:
             "greenroom sessions list --query review",
             "greenroom sessions show ses_… | less",
             "greenroom sessions delete ses_…",
-        )
+        ),
+        "list sessions, the latest change first",
+        _list_sessions,
     )
-    listing = action("list", "list sessions, the latest change first")
-    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
-    listing.add_argument("--query", metavar="TEXT", help="only those with this in their title")
-    _json(listing)
     show = action("show", "show a session's messages")
     show.add_argument("id", metavar="ID")
     show.add_argument("--limit", type=_count, default=50, metavar="N", help="the latest N messages (50)")
@@ -197,13 +214,10 @@ def _runs(command: _Command) -> None:
             "list, show and stop runs",
             "greenroom runs list --active",
             "greenroom runs stop run_…",
-        )
+        ),
+        "list runs, the latest first",
+        _list_runs,
     )
-    listing = action("list", "list runs, the latest first")
-    listing.add_argument("--session", metavar="ID", help="only those of this session")
-    listing.add_argument("--active", action="store_true", default=None, help="only those that have not ended")
-    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (20)")
-    _json(listing)
     show = action("show", "show a run")
     show.add_argument("id", metavar="ID")
     _json(show)
