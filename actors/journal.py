@@ -23,7 +23,7 @@ from engine.codec import DecodeError
 from engine.limits import Limits
 from engine.runs.lifecycle import TERMINAL
 from engine.storage import applying
-from engine.storage.changes import AddPart, AppendText, Change, PutPart, PutRun
+from engine.storage.changes import AddPart, AppendText, Change, FoldText, PutPart, PutRun
 from engine.transcript.records import ReasoningPart, TextPart, ToolPart
 
 # What a change weighs beside its texts in the bound of unsaved bytes: about its row.
@@ -279,6 +279,8 @@ def _weight(change: Change) -> int:
             return _bytes(text)
         case AddPart(part=TextPart() | ReasoningPart() as part):
             return _bytes(part.text)
+        case FoldText(signature=str() as signature):
+            return _bytes(signature)
         case AddPart(part=ToolPart() as part) | PutPart(part=ToolPart() as part):
             return len(part.input) + _bytes(part.output or "") + _bytes(part.error or "")
         case _:

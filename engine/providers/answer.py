@@ -234,6 +234,14 @@ def tool_name(value: Any) -> str:
     return value[:_NAME_MAX].encode("utf-8", "replace").decode() if type(value) is str else ""
 
 
+def whole_input(value: Any) -> str:
+    """The text of an input that came as a value. Raises PeerError for one nested as deeply as only a reader takes."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise PeerError("provider_error", "the model's service sent a tool's input nested too deeply") from None
+
+
 def tokens(value: Any) -> int:
     """A count of tokens, 0 for what is none."""
     return min(max(value, 0), _TOKENS_MAX) if type(value) is int else 0

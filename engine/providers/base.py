@@ -29,6 +29,14 @@ class ReasoningDelta:
 
 
 @attrs.frozen(slots=True)
+class ReasoningFinished:
+    """The piece of reasoning so far is whole; without text before it, a piece that has none. `signature` is the
+    service's proof of it, which goes back with the results of this answer's calls; None if it gives none."""
+
+    signature: str | None
+
+
+@attrs.frozen(slots=True)
 class ToolCallStarted:
     """A new tool call. `index` is its place in this answer; `call_id` is the provider's, or empty if it has none."""
 
@@ -59,7 +67,9 @@ class AnswerFinished:
     finish: Finish
 
 
-ModelEvent = TextDelta | ReasoningDelta | ToolCallStarted | ToolInputDelta | UsageReported | AnswerFinished
+ModelEvent = (
+    TextDelta | ReasoningDelta | ReasoningFinished | ToolCallStarted | ToolInputDelta | UsageReported | AnswerFinished
+)
 
 
 @attrs.frozen(slots=True, kw_only=True)

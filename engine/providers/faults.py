@@ -29,11 +29,12 @@ _RETRY_WORDS: Final = re.compile(
 # A spent account answers like a rate limit, but waiting does not help.
 _FINAL_WORDS: Final = re.compile(r"insufficient.?quota|billing|credit balance", re.I)
 _OVERFLOW_WORDS: Final = re.compile(
-    r"context.?length|context.?window|context size|maximum.{0,20} tokens|exceeds.{0,40} context"
+    r"context.?length|context.?window|context size|maximum.{0,20} tokens|exceeds?.{0,40} context"
     r"|(prompt|input|request|messages?|conversation|content|context)\b.{0,80}\btoo (long|large|many tokens)"
     r"|reduce the length of the (messages|prompt|input)",
     re.I | re.S,
 )
+_OVERFLOW_KINDS: Final = re.compile(r"context_length_exceeded|request_too_large")
 _OVERFLOW_STATUSES: Final = frozenset({400, 413, 422, 500})
 
 
@@ -57,7 +58,7 @@ def error_of_object(error: Any, *, status: int | None = None, where: str = "repo
     number = next((kind for kind in kinds if isinstance(kind, int)), status)
     names = " ".join(kind for kind in kinds if isinstance(kind, str))
     limited = number == 429 or re.search(r"rate.?limit", names, re.I) is not None
-    if "context_length_exceeded" in names or (
+    if _OVERFLOW_KINDS.search(names) or (
         not limited and (number is None or number in _OVERFLOW_STATUSES) and _OVERFLOW_WORDS.search(message)
     ):
         return PeerError("context_overflow", f"the conversation does not fit the model's window: {text}")
@@ -144,11 +145,18 @@ def _words(error: Any) -> tuple[str, list[str | int]]:
                     kinds.append(kind)
             inner = error.get("error") or error.get("message") or error.get("detail")
             if inner is None:
-                return json.dumps(error)[:MESSAGE_MAX] if error else "", kinds
+                return _dumped(error)[:MESSAGE_MAX] if error else "", kinds
             error = inner
         elif isinstance(error, list) and error:
             error = error[0]
         else:
             break
-    text = error if isinstance(error, str) else json.dumps(error)
+    text = error if isinstance(error, str) else _dumped(error)
     return text[: 8 * MESSAGE_MAX], kinds
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:  # a reader takes more levels than a writer
+        return "an error nested too deeply to be shown"

@@ -11,7 +11,6 @@ The format is spoken by dozens of servers that each take it a little differently
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import attrs
@@ -19,7 +18,7 @@ import orjson
 
 from engine.errors import PeerError
 from engine.limits import Limits
-from engine.providers.answer import AnswerDecoder, no_answer, parse_event, tokens, tool_name
+from engine.providers.answer import AnswerDecoder, no_answer, parse_event, tokens, tool_name, whole_input
 from engine.providers.base import AnswerFinished, ModelEvent, TextDelta, ToolCallStarted
 from engine.providers.faults import error_of_object
 from engine.transcript.records import Finish, Usage
@@ -145,7 +144,7 @@ class OpenAIDecoder(AnswerDecoder):
         name = tool_name(function.get("name"))
         text = function.get("arguments")
         if type(text) is dict:
-            text = json.dumps(text)
+            text = whole_input(text)
         text = text if type(text) is str else ""
         call = self._which(fragment, place, name, text)
         if call is None:

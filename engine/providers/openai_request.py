@@ -13,14 +13,13 @@ from typing import Any, Final
 import orjson
 
 from engine.providers.base import ModelRequest
+from engine.providers.said import result_of, text_of
 from engine.tools.names import to_provider
 from engine.tools.spec import ToolSpec
-from engine.transcript.records import CompactionPart, FilePart, Message, TextPart, ToolPart
+from engine.transcript.records import FilePart, Message, ToolPart
 
 # Between text parts that a service is given as one string: servers that take no list of parts are common.
 _BETWEEN: Final = "\n\n"
-# A call without a result is not valid for a provider; the history is repaired when a run ends, this is the net.
-_NO_RESULT: Final = "Error: the call did not finish."
 
 
 def encode_request(request: ModelRequest) -> Iterator[bytes]:
@@ -56,7 +55,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
         if isinstance(part, FilePart) and part.data_base64 is not None and part.mime.startswith("image/"):
             url = f"data:{part.mime};base64,{part.data_base64}"
             content.append({"type": "image_url", "image_url": {"url": url}})
-        elif text := _text(part):
+        elif text := text_of(part):
             content.append({"type": "text", "text": text})
     if not content:
         return []
@@ -66,7 +65,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
 
 
 def _assistant(message: Message) -> list[dict[str, Any]]:
-    texts = [text for part in message.parts if (text := _text(part))]
+    texts = [text for part in message.parts if (text := text_of(part))]
     calls = [part for part in message.parts if isinstance(part, ToolPart)]
     if not texts and not calls:
         return []
@@ -80,25 +79,8 @@ def _assistant(message: Message) -> list[dict[str, Any]]:
             }
             for part in calls
         ]
-    results = [{"role": "tool", "tool_call_id": part.call_id, "content": _result(part)} for part in calls]
+    results = [{"role": "tool", "tool_call_id": part.call_id, "content": result_of(part)} for part in calls]
     return [answer, *results]
-
-
-def _text(part: object) -> str:
-    match part:
-        case TextPart(text=text):
-            return text
-        case CompactionPart(summary=summary):
-            return f"Summary of the conversation before this:\n{summary}"
-        case FilePart(name=name, mime=mime, size=size):
-            return f"[attached file {name or 'without a name'}: {mime}, {size:,} bytes, not shown]"
-    return ""
-
-
-def _result(part: ToolPart) -> str:
-    if part.state == "completed":
-        return part.output or ""
-    return f"Error: {part.error}" if part.error else _NO_RESULT
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from engine.providers.base import (
     AnswerFinished,
     ModelEvent,
     ReasoningDelta,
+    ReasoningFinished,
     TextDelta,
     ToolCallStarted,
     ToolInputDelta,
@@ -139,6 +140,8 @@ class Turn:
                     self._text("text", text, step)
                 case ReasoningDelta(text):
                     self._text("reasoning", text, step)
+                case ReasoningFinished(signature):
+                    self._reasoning_finished(signature, step)
                 case ToolCallStarted(index, call_id, name):
                     self._call_started(index, call_id, name, step)
                 case ToolInputDelta(index, text):
@@ -160,6 +163,14 @@ class Turn:
         if self._answer_bytes + size > self._limits.answer_bytes:
             self.full = True
             return
+        part = self._opened(kind, step)
+        self._answer_bytes += size
+        part.bytes += size
+        step.changes.append(AppendText(part.part_id, text))
+        step.facts.append(PartDelta(part_id=part.part_id, text=text))
+
+    def _opened(self, kind: PartKind, step: Step) -> _Open:
+        """The open part, if it is of this kind, else a new one."""
         part = self._open
         if part is None or part.kind != kind:
             self._close(step)
@@ -168,15 +179,25 @@ class Turn:
             empty = TextPart(id=part.part_id, text="") if kind == "text" else ReasoningPart(id=part.part_id, text="")
             step.changes.append(AddPart(self.info.id, empty))
             step.facts.append(PartStarted(part_id=part.part_id, message_id=self.info.id, kind=kind))
-        self._answer_bytes += size
-        part.bytes += size
-        step.changes.append(AppendText(part.part_id, text))
-        step.facts.append(PartDelta(part_id=part.part_id, text=text))
+        return part
 
-    def _close(self, step: Step) -> None:
+    def _reasoning_finished(self, signature: str | None, step: Step) -> None:
+        if signature is None:
+            if self._open is not None and self._open.kind == "reasoning":
+                self._close(step)
+            return
+        size = len(signature.encode())
+        if self._answer_bytes + size > self._limits.answer_bytes:
+            self.full = True
+            return
+        self._answer_bytes += size
+        self._opened("reasoning", step)
+        self._close(step, signature)
+
+    def _close(self, step: Step, signature: str | None = None) -> None:
         part, self._open = self._open, None
         if part is not None:
-            step.changes.append(FoldText(part.part_id))
+            step.changes.append(FoldText(part.part_id, signature))
             step.facts.append(PartFinished(part_id=part.part_id, kind=part.kind, bytes=part.bytes))
             step.durable = True
 

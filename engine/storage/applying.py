@@ -25,7 +25,7 @@ from engine.storage.changes import (
     ReserveSeq,
 )
 from engine.storage.ledger import put_run, reserve_seq
-from engine.transcript.records import NO_USAGE, MessageInfo, Part, UserMessage
+from engine.transcript.records import NO_USAGE, MessageInfo, Part, ReasoningPart, UserMessage
 
 # Small chunks are put together in one row up to this size: the page they are on is written at each commit anyway,
 # and a row of a few bytes would cost several times its text.
@@ -55,8 +55,11 @@ def apply(connection: Connection, session_id: str, changes: Sequence[Change], no
                 messages += 1
             case AddPart(message_id, part):
                 add_part(connection, _message_key(connection, message_id), part)
-            case FoldText(part_id):
-                fold(connection, _part_key(connection, part_id))
+            case FoldText(part_id, signature):
+                key_of_part = _part_key(connection, part_id)
+                fold(connection, key_of_part)
+                if signature is not None:
+                    _sign(connection, key_of_part, part_id, signature)
             case PutPart(part):
                 put_part(connection, _part_key(connection, part.id), part)
             case FinishMessage(info):
@@ -115,6 +118,12 @@ def fold(connection: Connection, part: int) -> None:
     text = texts.read(connection, part, "text", 0, size)
     connection.execute("DELETE FROM chunks WHERE part = ?", (part,))
     connection.execute("UPDATE parts SET text = ? WHERE key = ?", (text, part))
+
+
+def _sign(connection: Connection, key: int, part_id: str, signature: str) -> None:
+    """Store the signature of a reasoning part, whose text stays as it is."""
+    body = columns.of_part(ReasoningPart(id=part_id, text="", signature=signature)).body
+    connection.execute("UPDATE parts SET body = ? WHERE key = ? AND kind = 'reasoning'", (body, key))
 
 
 def _append(connection: Connection, part: int, text: bytes) -> None:

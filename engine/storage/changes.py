@@ -37,9 +37,10 @@ class AppendText:
 
 @attrs.frozen(slots=True)
 class FoldText:
-    """The part is complete: its chunks become its text."""
+    """The part is complete: its chunks become its text. `signature` is given to a reasoning part."""
 
     part_id: str
+    signature: str | None = None
 
 
 @attrs.frozen(slots=True)

@@ -10,6 +10,7 @@ from engine.providers.base import (
     AnswerFinished,
     ModelEvent,
     ReasoningDelta,
+    ReasoningFinished,
     TextDelta,
     ToolCallStarted,
     ToolInputDelta,
@@ -60,6 +61,37 @@ def test_reasoning_is_closed_durably_before_text_begins() -> None:
     assert kinds(step) == [PartStarted, PartDelta, PartFinished, PartStarted, PartDelta]
     added = [change.part for change in step.changes if isinstance(change, AddPart)]
     assert isinstance(added[0], ReasoningPart) and isinstance(added[1], TextPart)
+
+
+def test_a_signature_is_stored_with_its_reasoning_which_it_closes() -> None:
+    turn = make()
+    step = turn.take(
+        [ReasoningDelta("one"), ReasoningFinished("sig 1"), ReasoningDelta("two"), ReasoningFinished(None)]
+    )
+    assert step.durable
+    first, second = [change.part for change in step.changes if isinstance(change, AddPart)]
+    assert [change for change in step.changes if isinstance(change, FoldText)] == [
+        FoldText(first.id, "sig 1"), FoldText(second.id),
+    ]  # fmt: skip
+    assert kinds(step) == [PartStarted, PartDelta, PartFinished] * 2
+    assert "sig 1" not in str(step.facts)
+
+
+def test_reasoning_without_text_is_a_part_if_it_is_signed() -> None:
+    turn = make()
+    step = turn.take([TextDelta("a"), ReasoningFinished("sig"), ReasoningFinished(None), TextDelta("b")])
+    added = [change.part for change in step.changes if isinstance(change, AddPart)]
+    assert [type(part) for part in added] == [TextPart, ReasoningPart, TextPart]
+    assert FoldText(added[1].id, "sig") in step.changes
+    assert [(kind, size) for _, kind, size in turn.texts] == [("text", 1), ("reasoning", 0), ("text", 1)]
+
+
+def test_signatures_count_as_answer() -> None:
+    turn = make(answer_bytes=10)
+    assert FoldText in map(type, turn.take([ReasoningDelta("12345"), ReasoningFinished("67890")]).changes)
+    assert not turn.full
+    turn.take([ReasoningFinished("1")])
+    assert turn.full
 
 
 def test_two_calls_get_their_results_in_any_order() -> None:

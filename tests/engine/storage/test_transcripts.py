@@ -117,6 +117,16 @@ def test_a_part_may_begin_with_text_and_grow(running: Store) -> None:
     assert whole(running)[1].parts == (ReasoningPart(id="prt_t", text="abc"),)
 
 
+def test_reasoning_gets_its_signature_when_it_is_folded(running: Store) -> None:
+    running.apply(AddPart("msg_a1", ReasoningPart(id="prt_t", text="")), AppendText("prt_t", "hm"))
+    running.apply(FoldText("prt_t", "sig"), AddPart("msg_a1", ReasoningPart(id="prt_u", text="")))
+    running.apply(FoldText("prt_u", "without text"))
+    assert whole(running)[1].parts == (
+        ReasoningPart(id="prt_t", text="hm", signature="sig"),
+        ReasoningPart(id="prt_u", text="", signature="without text"),
+    )
+
+
 def test_adjacent_texts_of_one_part_only_are_merged(running: Store) -> None:
     running.apply(
         AddPart("msg_a1", TextPart(id="prt_a", text="")),

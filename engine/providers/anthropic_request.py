@@ -1,0 +1,109 @@
+"""The body of a request to a messages service, in pieces.
+
+The format wants turns of `user` and `assistant` that alternate: adjacent messages of one role are put together, and
+the results of an answer's calls open the user's turn after it. The piece of a message depends on nothing but the
+message and whether its run goes on.
+
+The thinking before a call goes back with the call's result, as it was signed; of earlier runs it is left out. The
+service binds a signature to the model and to all that stood before it, and refuses the request if they differ, as
+they do after a change of the model or when the window has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from engine.providers.anthropic_answer import REDACTED, THINKING
+from engine.providers.base import ModelRequest
+from engine.providers.said import result_of, text_of
+from engine.tools.names import to_provider
+from engine.tools.spec import ToolSpec
+from engine.transcript.records import FilePart, Message, ReasoningPart, Role, ToolPart
+
+BASE_URL: Final = "https://api.anthropic.com"
+# The version of the format, sent as the header `anthropic-version`.
+VERSION: Final = "2023-06-01"
+# Other images are refused.
+_IMAGES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+
+
+def encode_request(request: ModelRequest, max_output_tokens: int) -> Iterator[bytes]:
+    """Pieces of the body; joined they are one JSON document."""
+    yield b'{"model":%s,"stream":true,"max_tokens":%d' % (orjson.dumps(request.model), max_output_tokens)
+    if request.instructions and not request.instructions.isspace():
+        yield b',"system":' + orjson.dumps(request.instructions)
+    if request.tools:
+        yield b',"tools":' + orjson.dumps([_tool(spec) for spec in request.tools])
+    yield b',"messages":['
+    now = request.messages[-1].info.run_id if request.messages else None
+    last: Role | None = None
+    for message in request.messages:
+        for role, content in encode_message(message, now is not None and message.info.run_id == now):
+            if role == last:
+                yield b"," + content
+            else:
+                end = b"" if last is None else b"]},"
+                yield end + b'{"role":"%s","content":[' % role.encode() + content
+                last = role
+    yield b"]}" if last is None else b"]}]}"
+
+
+def encode_message(message: Message, goes_on: bool = False) -> Iterator[tuple[Role, bytes]]:
+    """The message and the results of its calls as JSON objects with commas between, each with the role of the turn
+    that they belong to. `goes_on` says that it is of the run that this request is a step of."""
+    blocks = [block for part in message.parts if (block := _block(part, message.role, goes_on))]
+    if blocks:
+        yield message.role, _joined(blocks)
+    results = [_result(part) for part in message.parts if isinstance(part, ToolPart)]
+    if results:
+        yield "user", _joined(results)
+
+
+def _joined(blocks: list[dict[str, Any]]) -> bytes:
+    return b",".join(map(orjson.dumps, blocks))
+
+
+def _block(part: object, role: Role, goes_on: bool) -> dict[str, Any] | None:
+    match part:
+        case FilePart(data_base64=str() as data, mime=mime) if mime in _IMAGES and role == "user":
+            return {"type": "image", "source": {"type": "base64", "media_type": mime, "data": data}}
+        case ReasoningPart(signature=str() as signature) if goes_on:
+            return _thinking(part.text, signature)
+        case ToolPart():
+            # What is no object was refused as input, and is by the service too.
+            given = part.input if part.input[:1] == b"{" else b"{}"
+            return {
+                "type": "tool_use", "id": part.id, "name": to_provider(part.tool), "input": orjson.Fragment(given),
+            }  # fmt: skip
+    text = text_of(part)
+    # Blocks without a visible character are refused.
+    return {"type": "text", "text": text} if text and not text.isspace() else None
+
+
+def _thinking(text: str, signature: str) -> dict[str, Any] | None:
+    kind, _, proof = signature.partition(":")
+    if kind == THINKING:
+        return {"type": THINKING, "thinking": text, "signature": proof}
+    return {"type": REDACTED, "data": proof} if kind == REDACTED else None
+
+
+def _result(part: ToolPart) -> dict[str, Any]:
+    # Calls are known by our ids: those of services may repeat in a session, or have characters that are refused.
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
+    text = result_of(part)
+    if text and not text.isspace():
+        result["content"] = text
+    if part.state != "completed":
+        result["is_error"] = True
+    return result
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    return {
+        "name": to_provider(spec.name),
+        "description": spec.description,
+        "input_schema": orjson.Fragment(spec.input_schema),
+    }
