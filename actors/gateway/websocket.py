@@ -3,8 +3,9 @@
 The library does the handshake, reading, pongs and the closing handshake. Outbound messages are framed here: a
 server's frame is a header and the payload, and several of them leave in one send, which the library cannot do.
 What is worked around, each noted at its place: a handshake that loses what came behind the request, a reader that
-raises out of its nursery when something arrives after our close frame, a bound on messages in characters, and no
-bound on the number of fragments.
+raises out of its nursery when something arrives after our close frame and reads once more after its end, a bound on
+messages in characters, no bound on the number of fragments, and a peer that breaks the protocol being cut off
+without a close frame that says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final, cast
 
 import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
+from wsproto.connection import ConnectionState
 
 from actors.gateway.transport import RECEIVE_BYTES, Transport
 
@@ -23,11 +25,14 @@ _log = logging.getLogger("greenroom.gateway")
 
 GOING_AWAY: Final = 1001
 NOT_TEXT: Final = 1003
+# What the library ends a connection with when it could not read a frame (RFC 6455, 7.4.1).
+_UNREADABLE: Final = {1002: "not a frame of the WebSocket protocol", 1007: "a text message is UTF-8"}
 POLICY: Final = 1008
 TOO_BIG: Final = 1009
 
 PING: Final = b"\x89\x00"
 _TEXT: Final = 0x81  # the last and only fragment of a text message
+_CLOSE: Final = 0x88
 _SHORT: Final = 126  # payloads up to here but one have their length in the second byte
 
 # Fragments that one message may come in. A fragment may be empty, so that the bound on bytes says nothing about them.
@@ -60,6 +65,12 @@ def frame(text: str) -> bytes:
     return struct.pack("!BBQ", _TEXT, _SHORT + 1, size) + payload
 
 
+def _close_frame(code: int) -> bytes:
+    payload = struct.pack("!H", code) + _UNREADABLE[code].encode()
+    assert len(payload) < _SHORT, "a control frame has one byte for its length"
+    return bytes((_CLOSE, len(payload))) + payload
+
+
 class WebSocket:
     """One connection after its handshake; made by `accept`. One task receives, one sends."""
 
@@ -73,8 +84,11 @@ class WebSocket:
         try:
             message: str | bytes = await self._connection.get_message()
         except ConnectionClosed as exc:
-            if exc.reason is not None and exc.reason.code == TOO_BIG and self._stream.alive:
+            code = exc.reason.code if exc.reason is not None else None
+            if code == TOO_BIG and self._stream.alive:
                 raise Refused(TOO_BIG, self._too_big) from None
+            if code in _UNREADABLE and self._stream.unreadable and self._stream.alive:
+                raise Refused(code, _UNREADABLE[code]) from None
             raise Closed(str(exc.reason)) from None
         if isinstance(message, bytes):
             raise Refused(NOT_TEXT, "messages are text")
@@ -100,7 +114,10 @@ class WebSocket:
                 with trio.move_on_after(CLOSE_SECONDS):
                     await self._connection.aclose(code, reason)
             else:
-                # The library has sent a close frame and reads no more: the peer may be in the middle of a message.
+                # The library reads no more: the peer may be in the middle of a message.
+                if self._stream.unreadable:
+                    with trio.move_on_after(CLOSE_SECONDS):
+                        await self._stream.send_all(_close_frame(self._connection.closed.code))
                 await self._stream.transport.linger()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -160,6 +177,14 @@ class _Stream(trio.abc.Stream):
     def alive(self) -> bool:
         return not self.transport.closed
 
+    @property
+    def unreadable(self) -> bool:
+        """The library has given up on what the peer sends, and said nothing: neither side has sent a close frame."""
+        ended = self._connection.closed if self._connection is not None else None
+        if ended is None or ended.code not in _UNREADABLE:
+            return False
+        return self._connection._wsproto.state is ConnectionState.OPEN
+
     def begin(self, connection: Any) -> None:
         self._connection = connection
         self._read += self._behind
@@ -174,6 +199,9 @@ class _Stream(trio.abc.Stream):
             size = len(self._read) if max_bytes is None else max_bytes
             data, self._read = self._read[:size], self._read[size:]
             return data
+        if not self._connection._reader_running:
+            # The library's reader has done its part, yet reads once more. What comes now is read away by `close`.
+            await trio.sleep_forever()
         data = bytes(await self._inner.receive_some(max_bytes))
         if len(self._connection._message_parts) > FRAGMENTS_MAX:
             _log.info("a message in more than %d fragments: the connection is aborted", FRAGMENTS_MAX)
@@ -204,7 +232,10 @@ class _Stream(trio.abc.Stream):
         await self._inner.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        if self.unreadable:
+            await trio.lowlevel.checkpoint()  # the peer is still to be told why: see WebSocket.close
+        else:
+            await self._inner.aclose()
 
 
 class _Quiet:

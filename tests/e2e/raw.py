@@ -132,15 +132,16 @@ class Raw:
     async def initialize(self) -> None:
         await self.result("initialize", client={"name": "hostile", "version": "1"}, protocol=1)
 
-    async def closed(self) -> int:
-        """The code of the close frame that comes, whatever comes before it; answered, and the socket's end awaited."""
+    async def closed(self, *, answer: bool = True) -> int:
+        """The code of the close frame that comes, whatever comes before it; the socket's end is waited for."""
         while True:
             opcode, payload = await self.receive()
             if opcode == CLOSE:
                 break
         code = int.from_bytes(payload[:2], "big")
-        with contextlib.suppress(trio.BrokenResourceError):
-            await self.send(CLOSE, payload[:2])
+        if answer:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self.send(CLOSE, payload[:2])
         await self.ended()
         return code
 
