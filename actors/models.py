@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, Self
 
@@ -20,11 +20,11 @@ from actors._http import HttpAnswer, HttpClient
 from engine.config import ModelConfig
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
-from engine.providers import demo
-from engine.providers.base import ModelEvent, ModelRequest
+from engine.providers import anthropic_request, demo, openai_request
+from engine.providers.anthropic_answer import AnthropicDecoder
+from engine.providers.base import Decoder, ModelEvent, ModelRequest
 from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
-from engine.providers.openai_request import encode_request
 
 # After the finish reason the usage may still come, after the end of the answer only the end of the body.
 _AFTER_FINISH: Final = 2.0
@@ -102,29 +102,21 @@ class Models:
     def _stream(
         self, name: str, config: ModelConfig, request: ModelRequest
     ) -> AbstractAsyncContextManager[ModelStream]:
-        match config.provider:
-            case "demo":
-                return contextlib.nullcontext(_DemoStream(request))
-            case "openai":
-                return self._openai(name, config, request)
-            case _:
-                raise CallerError("unknown_model", f"the provider {config.provider!r} is not in this version")
+        if config.provider == "demo":
+            return contextlib.nullcontext(_DemoStream(request))
+        return self._service(config, attrs.evolve(request, model=config.model or name))
 
     @contextlib.asynccontextmanager
-    async def _openai(self, name: str, config: ModelConfig, request: ModelRequest) -> AsyncIterator[ModelStream]:
+    async def _service(self, config: ModelConfig, request: ModelRequest) -> AsyncIterator[ModelStream]:
         key, source = await self._key(config)
-        headers = {"accept": "text/event-stream", "user-agent": "greenroom"}
-        if key is not None:
-            headers["authorization"] = f"Bearer {key}"
-        assert config.base_url is not None, "the configuration refuses a service without a URL"
-        url = f"{config.base_url.rstrip('/')}/chat/completions"
-        model = config.model or name
-        body = encode_request(attrs.evolve(request, model=model))
+        call = (_anthropic if config.provider == "anthropic" else _openai)(config, request, key, self._limits)
+        url, model = call.url, request.model
+        headers = {"accept": "text/event-stream", "user-agent": "greenroom", **call.headers}
         deadlines = _Deadlines(self._limits)
         with _hiding(key):
             async with contextlib.AsyncExitStack() as stack:
                 with deadlines.scope() as scope:
-                    answer = await stack.enter_async_context(self._http.post(url, headers, body))
+                    answer = await stack.enter_async_context(self._http.post(url, headers, call.body))
                 if scope.cancelled_caught:
                     raise deadlines.missed()
                 if answer.status != 200:
@@ -134,7 +126,7 @@ class Models:
                     raise error_from_status(
                         answer.status, answer.headers, head, model=model, url=url, key_source=source
                     )
-                yield _ServiceStream(answer, OpenAIDecoder(self._limits), deadlines)
+                yield _ServiceStream(answer, call.decoder, deadlines)
 
     async def _key(self, config: ModelConfig) -> tuple[str | None, str | None]:
         """The key, read anew for each call, and where it comes from. Raises PeerError if it cannot be used."""
@@ -157,6 +149,37 @@ class Models:
         if not text or not text.isascii() or not text.isprintable():
             raise PeerError("provider_error", f"{source} does not hold a key: one line of ASCII was expected")
         return text, source
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class _Call:
+    """A call in the format of its provider."""
+
+    url: str
+    headers: Mapping[str, str] = attrs.field(repr=False)  # with the key
+    body: Iterable[bytes]
+    decoder: Decoder
+
+
+def _openai(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits) -> _Call:
+    assert config.base_url is not None, "the configuration refuses a service without a URL"
+    return _Call(
+        url=f"{config.base_url.rstrip('/')}/chat/completions",
+        headers={} if key is None else {"authorization": f"Bearer {key}"},
+        body=openai_request.encode_request(request),
+        decoder=OpenAIDecoder(limits),
+    )
+
+
+def _anthropic(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits) -> _Call:
+    # Some write the version of the path into the URL, as other services want it.
+    base = (config.base_url or anthropic_request.BASE_URL).rstrip("/").removesuffix("/v1")
+    return _Call(
+        url=f"{base}/v1/messages",
+        headers={"anthropic-version": anthropic_request.VERSION} | ({} if key is None else {"x-api-key": key}),
+        body=anthropic_request.encode_request(request, config.max_output_tokens),
+        decoder=AnthropicDecoder(limits),
+    )
 
 
 class _Deadlines:
@@ -185,7 +208,7 @@ class _Deadlines:
 
 
 class _ServiceStream:
-    def __init__(self, answer: HttpAnswer, decoder: OpenAIDecoder, deadlines: _Deadlines) -> None:
+    def __init__(self, answer: HttpAnswer, decoder: Decoder, deadlines: _Deadlines) -> None:
         self._answer = answer
         self._decoder = decoder
         self._deadlines = deadlines

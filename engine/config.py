@@ -42,6 +42,8 @@ ENTRIES_MAX: Final = 256  # models, toolsets, rules, hosts: each
 MISTAKES_MAX: Final = 100
 PATH_MAX: Final = 200  # characters of a mistake's path that are shown
 CONTEXT_WINDOW: Final = 131_072  # tokens; what current open models have
+# Tokens; the format of anthropic wants a bound, and all of the service's models since Claude 4 take this one.
+MAX_OUTPUT_TOKENS: Final = 32_000
 _SECRET_NAMES: Final = frozenset({"api_key", "apikey", "key", "token", "secret", "password", "api_token"})
 _UNKNOWN: Final = "is not a known field"
 
@@ -99,12 +101,14 @@ Origin = Annotated[str, Check("an origin such as https://host, in lower case", i
 Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or unix:/absolute/path")]
 RuleText = Annotated[str, _parses(parse_rule, "a rule such as files.*, shell or shell(command=rm *)")]
 Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
+OutputTokens = Annotated[int, Check("1 to 1000000", lambda tokens: 1 <= tokens <= 1_000_000)]
 
 
 # ------------------------------------------------------------------ the records
 @attrs.frozen(slots=True, kw_only=True)
 class ModelConfig:
-    """A model by the name that users give it. `model` is the name that the endpoint knows."""
+    """A model by the name that users give it. `model` is the name that the endpoint knows; `base_url` absent is the
+    provider's own service. `max_output_tokens` bounds one answer, thinking included (anthropic only)."""
 
     provider: Literal["openai", "anthropic", "demo"]
     base_url: Url | None = None
@@ -112,6 +116,7 @@ class ModelConfig:
     api_key_env: Variable | None = None
     api_key_file: Text | None = None
     context_window: Tokens = CONTEXT_WINDOW
+    max_output_tokens: OutputTokens = MAX_OUTPUT_TOKENS
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -265,6 +270,12 @@ def _tables(raw: Mapping[str, Any], section: str) -> Iterator[tuple[str, dict[st
         yield from ((name, table) for name, table in tables.items() if isinstance(table, dict))
 
 
+# What a model of each provider has to say; anthropic has a service of its own for a base_url.
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"openai": ("base_url", "model"), "anthropic": ("model",)}
+)
+
+
 def _models(raw: Mapping[str, Any]) -> Mistakes:
     mistakes: Mistakes = []
     for name, table in _tables(raw, "models"):
@@ -272,15 +283,15 @@ def _models(raw: Mapping[str, Any]) -> Mistakes:
         provider = table.get("provider")
         if name == DEMO and provider != "demo":
             mistakes.append((place, "demo is the built-in model: give this one another name"))
-        if provider == "openai":
-            mistakes += [(f"{place}.{field}", "is missing") for field in ("base_url", "model") if field not in table]
+        if isinstance(provider, str) and provider in _NEEDED:
+            mistakes += [(f"{place}.{field}", "is missing") for field in _NEEDED[provider] if field not in table]
             if "api_key_env" in table and "api_key_file" in table:
                 mistakes.append((f"{place}.api_key_file", "give api_key_env or api_key_file, not both"))
-        elif provider == "anthropic":
-            mistakes.append((f"{place}.provider", "anthropic is not in this version: use openai or demo"))
         elif provider == "demo":
             unused = ("base_url", "model", "api_key_env", "api_key_file")
             mistakes += [(f"{place}.{field}", "the demo model has none") for field in unused if field in table]
+        if provider != "anthropic" and "max_output_tokens" in table:
+            mistakes.append((f"{place}.max_output_tokens", "is for models of anthropic only"))
     default = raw.get("default_model")
     known = [*(name for name, _ in _tables(raw, "models")), DEMO]
     if isinstance(default, str) and default not in known:

@@ -217,10 +217,26 @@ def test_the_first_model_of_the_file_is_the_default() -> None:
     assert parse('default_model = "demo"\n' + MODEL).default_model == "demo"
 
 
-def test_models_of_services_that_this_version_does_not_speak() -> None:
-    found = mistakes('[models.m]\nprovider = "anthropic"\nmodel = "q"')
-    assert found == {"models.m.provider": "anthropic is not in this version: use openai or demo"}
+def test_a_model_of_anthropic_needs_no_url() -> None:
+    model = parse('[models.m]\nprovider = "anthropic"\nmodel = "q"').models["m"]
+    assert (model.base_url, model.max_output_tokens) == (None, 32_000)
+    text = '[models.m]\nprovider = "anthropic"\n'
+    assert mistakes(text) == {"models.m.model": "is missing"}
+    model = parse(text + 'model = "q"\nbase_url = "https://h"\nmax_output_tokens = 8192').models["m"]
+    assert (model.base_url, model.max_output_tokens) == ("https://h", 8192)
+    assert set(mistakes(text + 'model = "q"\nmax_output_tokens = 0')) == {"models.m.max_output_tokens"}
+    assert set(mistakes(text + 'model = "q"\napi_key_env = "A"\napi_key_file = "b"')) == {"models.m.api_key_file"}
+
+
+def test_only_anthropic_bounds_an_answer() -> None:
+    assert set(mistakes(MODEL + "max_output_tokens = 8192")) == {"models.m.max_output_tokens"}
+    demo = '[models.d]\nprovider = "demo"\nmax_output_tokens = 8192'
+    assert set(mistakes(demo)) == {"models.d.max_output_tokens"}
+
+
+def test_a_provider_that_there_is_not() -> None:
     assert set(mistakes('[models.m]\nprovider = "other"')) == {"models.m.provider"}
+    assert set(mistakes('[models.m]\nprovider = ["openai"]')) == {"models.m.provider"}
 
 
 def test_demo_stays_the_demo() -> None:
