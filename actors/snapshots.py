@@ -27,26 +27,22 @@ async def build(
 ) -> RunSnapshot:
     """`parts` are (the part as shown, the id whose text is to be read or None, bytes of text as of `seq`)."""
     head = {"run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id, "pending_approvals": []}
-    pieces: list[dict[str, codec.Json]] = []
+    pieces: list[bytes] = []
+    last: dict[str, codec.Json] | None = None
     for part, text_of, size in parts:
         offset = 0
         while True:
-            piece = {**head, "part": part, "offset": offset}
+            if last is not None:
+                pieces.append(orjson.dumps({**last, "more": True}))  # at once: its text is not held twice
+            last = {**head, "part": part, "offset": offset}
             if text_of is not None and offset < size:
                 text = await _text(store, text_of, offset, size)
-                piece["text"] = text
+                last["text"] = text
                 offset = offset + len(text.encode()) if text else size
-            pieces.append(piece)
             if text_of is None or offset >= size:
                 break
-    if not pieces:
-        pieces.append({**head, "offset": 0})  # nothing was written yet
-    return RunSnapshot(
-        seq=seq,
-        pieces=tuple(
-            orjson.dumps({**piece, "more": number < len(pieces)}) for number, piece in enumerate(pieces, start=1)
-        ),
-    )
+    last = last or {**head, "offset": 0}  # nothing was written yet
+    return RunSnapshot(seq=seq, pieces=(*pieces, orjson.dumps({**last, "more": False})))
 
 
 async def _text(store: StoreRef, part_id: str, offset: int, size: int) -> str:
