@@ -26,13 +26,12 @@ import contextlib
 import logging
 import math
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar, Final
 
 import trio
 
-from actors._ask import ActorDied, Deferred, Envelope, Reply
+from actors._ask import ActorDied, Deferrals, Deferred, Envelope
 from actors._ending import Ending, split_failure
 from actors._mailbox import Mailbox
 from actors._ref import Ref as Ref
@@ -86,7 +85,7 @@ class Cell:
     """The kernel's side of one actor; for the actor itself and the kernel only. Others hold the Ref."""
 
     __slots__ = (
-        "__weakref__", "_asked", "_children", "_deadline", "_deferred", "_mailbox", "_starter", "_starting", "_usable",
+        "__weakref__", "_asked", "_children", "_deadline", "_deferrals", "_mailbox", "_starter", "_starting", "_usable",
         "actor", "ending", "grace", "handled", "name", "nursery", "parent", "ref", "state",
     )  # fmt: skip
 
@@ -101,7 +100,7 @@ class Cell:
         self.nursery: trio.Nursery | None = None  # its cancel scope is the actor's: the grace deadline is set on it
         self._asked: Outcome | None = None
         self._children: dict[str, Cell] | None = None  # most actors never have any
-        self._deferred: deque[tuple[Deferred, Reply | None]] | None = None  # not begun, oldest first; most have none
+        self._deferrals = Deferrals()
         self._starter: trio.Event | None = None  # what the starter waits for
         self._starting: trio.CancelScope | None = None  # of on_start while it runs
         self._usable = False  # the start has succeeded
@@ -292,18 +291,10 @@ class Cell:
             if isinstance(value, Deferred):
                 assert self.nursery is not None
                 # A task is always run to its first checkpoint, also in a cancelled nursery: the slot is settled.
-                if self._deferred is None:
-                    self._deferred = deque()
-                self._deferred.append((value, reply))
-                self.nursery.start_soon(self._answer_next, name=f"{self.name}:{value.work.__name__}")
+                self._deferrals.add(value, reply)
+                self.nursery.start_soon(self._deferrals.answer_next, self.died, name=f"{self.name}:deferred")
             elif reply is not None:
                 reply.set(value)
-
-    async def _answer_next(self) -> None:
-        # Tasks of one tick begin in any order: each takes the oldest work, whoever's task it was meant to be.
-        assert self._deferred is not None
-        deferred, reply = self._deferred.popleft()
-        await deferred.answer(reply, self.died)
 
     # ------------------------------------------------------------ end
     def _end(self, outcome: Outcome) -> None:
@@ -337,7 +328,6 @@ async def _live(cell: Cell, start_timeout: float) -> None:
     try:
         async with trio.open_nursery() as nursery:
             cell.nursery = nursery
-            nursery.cancel_scope.deadline = cell._deadline  # a stop may have been asked before this task ran
             usable = False
             try:
                 usable = await cell._begin(start_timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -123,3 +124,26 @@ class Deferred:
             if reply is not None:
                 reply.fail(died())  # does nothing when it was settled above
                 reply.scope = None
+
+
+class Deferrals:
+    """One actor's deferred work that has not begun. Tasks started in one tick begin in any order, so each takes the
+    oldest work, whoever's task it was meant to be: work begins in the order of its messages."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Deferred, Reply | None]] | None = None  # never empty
+
+    def add(self, deferred: Deferred, reply: Reply | None) -> None:
+        """For each there is one task of `answer_next`."""
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append((deferred, reply))
+
+    async def answer_next(self, died: Callable[[], ActorDied]) -> None:
+        assert self._waiting is not None, "there are as many tasks as deferrals"
+        deferred, reply = self._waiting.popleft()
+        if not self._waiting:
+            self._waiting = None
+        await deferred.answer(reply, died)

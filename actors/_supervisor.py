@@ -217,12 +217,8 @@ class Supervisor(Actor):
     async def _stop_all(self, reason: str) -> None:
         """Stop all for good."""
         self._closed = True
-        children = list(self._children.values())
-        for child in children:
-            if child.backoff is not None:
-                child.backoff.cancel(reason=reason)
         if self._ordered:
-            for child in reversed(children):
+            for child in reversed(list(self._children.values())):
                 await self._stop(child, reason)
         else:
             await self.cell.stop_children(reason)

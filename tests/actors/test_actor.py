@@ -189,8 +189,8 @@ async def test_a_failed_start_stops_the_children_that_it_had_started_with_their_
     log: list[str] = []
 
     async def start() -> None:
-        await parent.cell.start_child(Probe(log), "a")
-        await parent.cell.start_child(Probe(log), "b")
+        for name in "ab":
+            await parent.cell.start_child(Probe(log, on_stop=trio.lowlevel.checkpoint), name)
         raise LookupError("late")
 
     parent = Probe(log, on_start=start)

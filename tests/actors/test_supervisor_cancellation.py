@@ -262,6 +262,24 @@ async def test_a_start_past_its_deadline_during_a_restart_counts(autojump_clock:
         assert trio.current_time() - began == pytest.approx(7.5)
 
 
+async def test_a_stop_in_the_moment_in_which_a_backoff_ends_is_a_stop(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The scheduler decides which comes first; in neither case is the refused start counted as a restart."""
+    for _ in range(24):
+        supervisor = Supervisor([spec("a", [])], intensity=(1, 60.0), backoff=Backoff(8.0, 8.0), draw=lambda: 0.5)
+        async with open_actor(supervisor, "root") as ref:
+            at = trio.current_time() + 6
+
+            async def stop(ref: SupervisorRef, at: float) -> None:
+                await trio.sleep_until(at)
+                await ref.stop()
+
+            nursery.start_soon(stop, ref, at)
+            await break_child(ref, "a")
+            assert (await ref.wait_ended()).end == "stopped"
+
+
 async def _cancel(scope: trio.CancelScope) -> None:
     await trio.testing.wait_all_tasks_blocked()
     scope.cancel()
