@@ -132,18 +132,18 @@ class Raw:
     async def initialize(self) -> None:
         await self.result("initialize", client={"name": "hostile", "version": "1"}, protocol=1)
 
-    async def closed(self, *, answer: bool = True) -> int:
-        """The code of the close frame that comes, whatever comes before it; the socket's end is waited for."""
+    async def closed(self) -> int:
+        """The code of the close frame that comes, whatever comes before it."""
         while True:
             opcode, payload = await self.receive()
             if opcode == CLOSE:
-                break
-        code = int.from_bytes(payload[:2], "big")
-        if answer:
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self.send(CLOSE, payload[:2])
+                return int.from_bytes(payload[:2], "big")
+
+    async def goodbye(self, code: int) -> None:
+        """Our close frame; then the socket's end, by whatever, is waited for."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self.send(CLOSE, code.to_bytes(2, "big"))
         await self.ended()
-        return code
 
     async def ended(self) -> None:
         """Read until the daemon has closed the socket, by whatever."""

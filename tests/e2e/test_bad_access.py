@@ -168,6 +168,7 @@ async def test_compression_is_not_agreed_to(server: DaemonProcess) -> None:
                     # A frame that says it is compressed has no meaning here.
                     await raw.send(1, b"\x00", reserved=4)
                     assert await raw.closed() == 1002
+                    await raw.ended()
                 else:
                     assert head.startswith("HTTP/1.1 400"), head
         async with open_socket(server.folder) as raw:
