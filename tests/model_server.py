@@ -1,4 +1,4 @@
-"""A chat-completions service for tests and benchmarks, as a process of its own with real sockets.
+"""A chat-completions and messages service for tests and benchmarks, as a process of its own with real sockets.
 
     python -m tests.model_server --port 0        prints `model server http://127.0.0.1:PORT/v1` when it listens
 
@@ -25,6 +25,8 @@ from typing import Any
 
 import h11
 import trio
+
+from tests.model_formats import Format, compact, format_of
 
 Settings = dict[str, str]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -59,7 +61,7 @@ class Answer:
 
     def __init__(self, stream: trio.abc.Stream, asked: Asked) -> None:
         self.stream, self.asked = stream, asked
-        self.model = str((asked.body or {}).get("model", ""))
+        self.format: Format = format_of(asked.target, str((asked.body or {}).get("model", "")))
 
     async def raw(self, data: bytes) -> None:
         await self.stream.send_all(data)
@@ -68,16 +70,23 @@ class Answer:
         await self.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def event(self, value: dict[str, Any]) -> None:
-        await self.chunk(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+        await self.chunk(self.format.framed(value))
 
-    async def delta(self, finish: str | None = None, **delta: Any) -> None:
-        await self.event(completion(self.model, delta, finish))
+    async def begin(self, text: bool = True) -> None:
+        await self.raw(HEAD)
+        for event in self.format.begin(text):
+            await self.event(event)
 
-    async def end(self, finish: str = "stop", words: int = 3) -> None:
-        await self.delta(finish)
-        usage = {"prompt_tokens": 11, "completion_tokens": words, "total_tokens": 11 + words}
-        await self.event({**completion(self.model, {}, None), "choices": [], "usage": usage})
-        await self.chunk(b"data: [DONE]\n\n")
+    async def text(self, text: str) -> None:
+        await self.event(self.format.text(text))
+
+    async def finish(self, calls: bool = False, words: int = 3) -> None:
+        for event in self.format.finish(calls, words):
+            await self.event(event)
+
+    async def end(self, calls: bool = False, words: int = 3) -> None:
+        await self.finish(calls, words)
+        await self.chunk(self.format.last(words))
         await self.raw(b"0\r\n\r\n")
 
     async def plain(self, status: str, body: bytes, kind: str = "application/json", **headers: str) -> None:
@@ -86,24 +95,15 @@ class Answer:
         await self.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
-def completion(model: str, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return {
-        "id": "chatcmpl-0123456789abcdefghijklmn", "object": "chat.completion.chunk", "created": 1700000000,
-        "model": model, "system_fingerprint": "fp_0123456789", "choices": [choice],
-    }  # fmt: skip
-
-
 # ------------------------------------------------------------ scenarios
 class Cut(Exception):
     """The scenario breaks the connection."""
 
 
 async def greeting(answer: Answer, asked: Settings) -> None:
-    await answer.raw(HEAD)
-    await answer.delta(role="assistant", content="")
+    await answer.begin()
     for word in ("Hello ", "from the ", "model server."):
-        await answer.delta(content=word)
+        await answer.text(word)
     await answer.end()
 
 
@@ -113,10 +113,8 @@ async def stream(answer: Answer, asked: Settings) -> None:
     What is not ASCII is escaped in every other batch."""
     count, rate, batch = int(asked.get("n", "10")), float(asked.get("rate", "0")), int(asked.get("batch", "1"))
     text = asked.get("text", "" if asked.get("stamp") else "word ")
-    await answer.raw(HEAD)
-    model = answer.model
-    before, after = json.dumps(completion(model, {"content": "@"}, None), separators=(",", ":")).split("@")
-    first, last = b"data: " + before.encode(), after.encode() + b"\n\n"
+    await answer.begin()
+    before, after = answer.format.framed(answer.format.text("@")).split(b"@")
     # Streams that begin together do not tick together.
     start = trio.current_time() + (answer.asked.number * 0.618 % 1) / rate if rate else 0.0
     for number in range(0, count, batch):
@@ -124,43 +122,45 @@ async def stream(answer: Answer, asked: Settings) -> None:
             await trio.sleep_until(start + number / rate)
         content = f"{time.monotonic():.6f} {text}" if asked.get("stamp") else text
         content = json.dumps(content.replace("{n}", str(number)), ensure_ascii=number // batch % 2 == 0)[1:-1]
-        data = (first + content.encode() + last) * min(batch, count - number)
+        data = (before + content.encode() + after) * min(batch, count - number)
         await answer.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
     await answer.end(words=count)
 
 
 async def tool(answer: Answer, asked: Settings) -> None:
-    """A call of `name` with `input`; when its result comes back, that is told."""
-    body = answer.asked.body
-    assert body is not None
-    await answer.raw(HEAD)
-    last = body["messages"][-1]
-    if last["role"] == "tool":
-        await answer.delta(content=f"The tool said: {last['content'][:200]}")
+    """A call of `name` with `input`, after a thought with think=1; when its result comes back, that is told."""
+    assert answer.asked.body is not None
+    result = answer.format.result(answer.asked.body)
+    if result is not None:
+        await answer.begin()
+        await answer.text(f"The tool said: {result[:200]}")
         await answer.end()
         return
-    name, text = asked["name"], asked.get("input", "{}")
-    start = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
-    await answer.delta(role="assistant", content=None, tool_calls=[start])
-    for at in range(0, len(text), 5):
-        await answer.delta(tool_calls=[{"index": 0, "function": {"arguments": text[at : at + 5]}}])
-    await answer.end("tool_calls")
+    text = asked.get("input", "{}")
+    await answer.begin(text=False)
+    thoughts = answer.format.thinking("It has to be read.") if asked.get("think") else []
+    for event in thoughts + answer.format.call(asked["name"], [text[at : at + 5] for at in range(0, len(text), 5)]):
+        await answer.event(event)
+    await answer.end(calls=True)
 
 
 async def status(answer: Answer, asked: Settings) -> None:
     """A status; `message`, `kind` and `retry_after` as asked. The message {key} becomes the key that was sent."""
     message = asked.get("message", "refused as asked").replace("_", " ")
-    message = message.replace("{key}", answer.asked.headers.get("authorization", ""))
-    error = {"error": {"message": message, "type": asked.get("kind", "test_error"), "code": None}}
+    message = message.replace("{key}", key_of(answer.asked.headers))
+    error = answer.format.error(message, asked.get("kind", "test_error"))
     headers = {"retry_after": asked["retry_after"]} if "retry_after" in asked else {}
-    await answer.plain(f"{asked.get('code', '500')} Refused", json.dumps(error).encode(), **headers)
+    await answer.plain(f"{asked.get('code', '500')} Refused", compact(error), **headers)
+
+
+def key_of(headers: dict[str, str]) -> str:
+    return headers.get("authorization", headers.get("x-api-key", ""))
 
 
 async def error_midstream(answer: Answer, asked: Settings) -> None:
-    await answer.raw(HEAD)
-    await answer.delta(content="partial ")
-    error = {"message": "The engine is overloaded", "type": asked.get("kind", "overloaded_error")}
-    await answer.event({"error": error})
+    await answer.begin()
+    await answer.text("partial ")
+    await answer.event(answer.format.error("The engine is overloaded", asked.get("kind", "overloaded_error")))
     await answer.raw(b"0\r\n\r\n")
 
 
@@ -168,8 +168,8 @@ async def cut(answer: Answer, asked: Settings) -> None:
     """The connection breaks; in the middle of a chunk with where=chunk, at the head with where=head."""
     where = asked.get("where", "event")
     if where != "head":
-        await answer.raw(HEAD)
-        await answer.delta(content="partial ")
+        await answer.begin()
+        await answer.text("partial ")
     if where == "chunk":
         await answer.raw(b"ff\r\ndata: {")
     raise Cut
@@ -177,14 +177,14 @@ async def cut(answer: Answer, asked: Settings) -> None:
 
 async def ended(answer: Answer, asked: Settings) -> None:
     """The body ends as HTTP wants it, but the answer does not."""
-    await answer.raw(HEAD)
-    await answer.delta(content="partial ")
+    await answer.begin()
+    await answer.text("partial ")
     await answer.raw(b"0\r\n\r\n")
 
 
 async def garbage(answer: Answer, asked: Settings) -> None:
-    await answer.raw(HEAD)
-    await answer.delta(content="partial ")
+    await answer.begin()
+    await answer.text("partial ")
     kinds = {
         "json": b"data: {broken\n\n",
         "utf8": b'data: {"choices":"\xff\xfe"}\n\n',
@@ -196,41 +196,41 @@ async def garbage(answer: Answer, asked: Settings) -> None:
 
 async def event(answer: Answer, asked: Settings) -> None:
     """One event whose data has exactly `bytes` bytes."""
-    await answer.raw(HEAD)
-    empty = json.dumps(completion(answer.model, {"content": ""}, None), separators=(",", ":")).encode()
-    filler = b"x" * (int(asked["bytes"]) - len(empty))
-    await answer.chunk(b"data: " + empty.replace(b'"content":""', b'"content":"%b"' % filler) + b"\n\n")
+    await answer.begin()
+    one = answer.format.text("@")
+    filler = b"x" * (int(asked["bytes"]) - len(compact(one)) + 1)
+    await answer.chunk(answer.format.framed(one).replace(b"@", filler))
     await answer.end()
 
 
 async def emoji(answer: Answer, asked: Settings) -> None:
     """One emoji over two chunks: in the middle of its UTF-8, or as two escapes in two deltas."""
-    await answer.raw(HEAD)
-    one = json.dumps(completion(answer.model, {"content": "@"}, None), ensure_ascii=False).encode()
+    await answer.begin()
+    one = answer.format.framed(answer.format.text("@"))
     if asked.get("split", "utf8") == "utf8":
-        data = b"data: " + one.replace(b"@", "a😀b".encode()) + b"\n\n"
+        data = one.replace(b"@", "a😀b".encode())
         at = data.index("😀".encode()) + 2
         await answer.chunk(data[:at])
         await answer.chunk(data[at:])
     else:
         for half in (b"a\\ud83d", b"\\ude00b"):
-            await answer.chunk(b"data: " + one.replace(b"@", half) + b"\n\n")
+            await answer.chunk(one.replace(b"@", half))
     await answer.end()
 
 
 async def silence(answer: Answer, asked: Settings) -> None:
     """n deltas and then nothing, until the client goes."""
-    await answer.raw(HEAD)
+    await answer.begin()
     for _ in range(int(asked.get("n", "1"))):
-        await answer.delta(content="partial ")
+        await answer.text("partial ")
     await trio.sleep_forever()
 
 
 async def unclosed(answer: Answer, asked: Settings) -> None:
-    """A whole answer, but neither [DONE] nor an end of the body."""
-    await answer.raw(HEAD)
-    await answer.delta(content="whole")
-    await answer.delta("stop")
+    """A whole answer, but neither its last event nor an end of the body."""
+    await answer.begin()
+    await answer.text("whole")
+    await answer.finish()
     await trio.sleep_forever()
 
 
@@ -254,14 +254,12 @@ async def html(answer: Answer, asked: Settings) -> None:
 
 
 async def error200(answer: Answer, asked: Settings) -> None:
-    await answer.plain("200 OK", b'{"error":{"message":"no such deployment","type":"invalid_request_error"}}')
+    await answer.plain("200 OK", compact(answer.format.error("no such deployment", "invalid_request_error")))
 
 
 async def whole(answer: Answer, asked: Settings) -> None:
     """An answer that is not streamed."""
-    message = {"role": "assistant", "content": "All at once."}
-    value = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    await answer.plain("200 OK", json.dumps(value).encode())
+    await answer.plain("200 OK", compact(answer.format.whole("All at once.")))
 
 
 async def redirect(answer: Answer, asked: Settings) -> None:
@@ -277,9 +275,8 @@ SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
 }  # fmt: skip
 
 
-def scenario_of(body: dict[str, Any]) -> tuple[str, Settings]:
-    users = [message["content"] for message in body["messages"] if message["role"] == "user"]
-    text = users[-1] if users and isinstance(users[-1], str) else ""
+def scenario_of(body: dict[str, Any], format: Format) -> tuple[str, Settings]:
+    text = (format.texts(body) or [""])[-1]
     name, *pairs = (text[1:] if text.startswith("!") else body["model"]).split(" ")
     settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     return (name, settings) if name in SCENARIOS else ("greeting", {})
@@ -310,7 +307,7 @@ class Server:
         asked = self.asked[self.count] = Asked(self.count, target, headers, body)
         self.asked.pop(self.count - KEPT, None)
         answer = Answer(stream, asked)
-        name, settings = scenario_of(asked.body) if asked.body else ("greeting", {})
+        name, settings = scenario_of(asked.body, answer.format) if asked.body else ("greeting", {})
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.watch, stream, asked, nursery.cancel_scope)
