@@ -15,6 +15,7 @@ import trio
 
 from actors._feed import Bell, RunFeed
 from actors.api import Engine, RunHandle, open_engine
+from actors.store import StoreRef
 from engine import codec
 from engine.config import Config, ModelConfig
 from engine.errors import PeerError
@@ -128,6 +129,7 @@ class HeldDisk:
         self._open.set()
         self.full = False
         self.waiting = threading.Event()  # a commit was held
+        self.refused = threading.Event()  # a commit has failed
 
     def hold(self) -> None:
         self.waiting.clear()
@@ -140,11 +142,16 @@ class HeldDisk:
         """Until a commit waits at the gate."""
         await trio.to_thread.run_sync(self.waiting.wait, LIMIT)
 
+    async def wait_refused(self) -> None:
+        """Until a commit has failed."""
+        await trio.to_thread.run_sync(self.refused.wait, LIMIT)
+
     def gate(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if not self._open.is_set():
             self.waiting.set()
             assert self._open.wait(LIMIT), "the test never let the disk go"
         if self.full:
+            self.refused.set()
             raise PeerError("disk_full", "the disk is full, says the test")
         return work(*arguments, **named)
 
@@ -183,7 +190,12 @@ class Stage:
         call.text("fine")
         call.end()
         assert (await run.wait()).status == "completed"
-        assert (await self.registry.list_runs(session_id, True, 100)).items == ()
+        assert (await self.store.list_runs(session_id, True, 100)).items == ()
+
+    @property
+    def store(self) -> StoreRef:
+        """For what the registry does not tell: the state of the disk."""
+        return self.engine._composition.store
 
     def runs_in_tree(self) -> list[str]:
         return [name for name in names(self.engine.tree()) if name.startswith("run_")]

@@ -13,7 +13,9 @@ from trio.testing import wait_all_tasks_blocked
 from actors._ask import ActorDied
 from actors._feed import RunFeed
 from actors.registry import RegistryRef
+from actors.run import Run
 from actors.session import StartedRun
+from actors.store import StoreRef
 from engine.codec import DecodeError
 from engine.commands import NewSession, SessionChanges, StartRun
 from engine.errors import CallerError, PeerError
@@ -227,22 +229,69 @@ async def test_concurrent_revival_shares_one_actor(staged: Staged) -> None:
 
 
 # ------------------------------------------------------------------ stop by others
-async def test_a_run_that_is_just_starting_is_stopped(staged: Staged) -> None:
-    """Its id is known from the store before the start is answered."""
+async def test_a_run_that_is_just_starting_is_stopped(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its id is known from the store before its session has begun it."""
+    stored, go_on = trio.Event(), trio.Event()
+    start_run = StoreRef.start_run
+
+    async def slow(self: StoreRef, *arguments: Any) -> Any:
+        made = await start_run(self, *arguments)
+        stored.set()
+        await go_on.wait()
+        return made
+
     async with staged() as stage:
         session = await stage.registry.create_session(NewSession())
-        stopped: list[str] = []
+        monkeypatch.setattr(StoreRef, "start_run", slow)
+        found: list[Any] = []
 
-        async def stop() -> None:
-            while not (runs := (await stage.registry.list_runs(session.id, True, 10)).items):
-                await trio.lowlevel.checkpoint()
-            stopped.append((await stage.registry.stop_run(runs[0].id, "at once")).status)
+        async def ask(method: Any, *arguments: Any) -> None:
+            found.append(await method(*arguments))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop)
-            started = await stage.registry.start_run(StartRun(session_id=session.id, input=("hi",)))
-        assert stopped == ["cancelled"] and started.feed.run.status == "cancelled"
+            nursery.start_soon(stage.registry.start_run, StartRun(session_id=session.id, input=("hi",)))
+            await stored.wait()
+            ((run,), _) = attrs.astuple(await stage.store.list_runs(session.id, True, 10), recurse=False)
+            nursery.start_soon(ask, stage.registry.watch_run, run.id)
+            nursery.start_soon(ask, stage.registry.stop_run, run.id, "at once")
+            await wait_all_tasks_blocked()
+            assert found == []
+            go_on.set()
+        feed, ended_run = sorted(found, key=lambda one: not isinstance(one, RunFeed))
+        assert not feed.evicted and ended_run.status == "cancelled" and feed.run == ended_run
         await stage.usable(session.id)
+
+
+async def test_a_run_that_is_being_begun_is_stopped_when_it_is(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage:
+        first, call = await stage.begin()
+        call.end()
+        session_id = (await first.wait()).session_id
+        starting, go_on = trio.Event(), trio.Event()
+        on_start = Run.on_start
+
+        async def slow(self: Run) -> None:
+            starting.set()
+            await go_on.wait()
+            await on_start(self)
+
+        stopped: list[str] = []
+
+        async def stop(run_id: str) -> None:
+            stopped.append((await stage.registry.stop_run(run_id, "at once")).status)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "on_start", slow)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stage.registry.start_run, StartRun(session_id=session_id, input=("hi",)))
+                await starting.wait()
+                feed = (await stage.registry.watch_session(session_id)).runs_after(1)[0][1]
+                nursery.start_soon(stop, feed.run.id)
+                await wait_all_tasks_blocked()
+                assert stopped == []
+                go_on.set()
+        assert stopped == ["cancelled"] and stage.runs_in_tree() == []
+        await stage.usable(session_id)
 
 
 async def test_a_start_whose_asker_leaves_is_finished(staged: Staged) -> None:
@@ -253,15 +302,23 @@ async def test_a_start_whose_asker_leaves_is_finished(staged: Staged) -> None:
             nursery.start_soon(stage.registry.start_run, StartRun(session_id=session.id, input=("hi",)))
             await stage.disk.wait_held()
             nursery.cancel_scope.cancel()
-            nursery.start_soon(release_when_blocked, stage)
-        call = await stage.models.call()
-        (run,) = (await stage.registry.list_runs(session.id, None, 10)).items
-        call.text("nobody asked any more")
-        call.end()
-        feed = await stage.registry.watch_run(run.id)
-        await until(feed, lambda found: of(found, RunFinished))
-        await stage.usable(session.id)
-        await stage.registry.drain()
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await stage.registry.drain()
+            drained.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drain)
+            await wait_all_tasks_blocked()
+            assert not drained.is_set(), "the start is under way"
+            stage.disk.release()
+            call = await stage.models.call()
+            assert not drained.is_set()
+            call.text("nobody asked any more")
+            call.end()
+        (run,) = (await stage.store.list_runs(session.id, None, 10)).items
+        assert run.status == "completed"
 
 
 async def release_when_blocked(stage: Stage) -> None:
@@ -357,7 +414,7 @@ async def test_delete_while_a_run_is_active(staged: Staged, tmp_path: Path) -> N
         assert stage.registry.registry_statistics() == attrs.evolve(
             stage.registry.registry_statistics(), sessions=0, active_runs=0, retained_runs=0, log_bytes=0
         )
-        assert (await feed.snapshot()).pieces  # of nothing, but no error
+        assert await (await feed.snapshot()).next()  # of nothing, but no error
         await stage.registry.drain()
     for path in (tmp_path / "data").iterdir():
         assert b"a secret" not in path.read_bytes(), path
@@ -437,6 +494,7 @@ async def test_drain_refuses_new_runs_and_returns_when_the_last_has_ended(staged
 async def test_drain_waits_for_a_start_under_way_whatever_comes_of_it(staged: Staged) -> None:
     async with staged() as stage:
         session = await stage.registry.create_session(NewSession())
+        active, _ = await stage.begin()
         stage.disk.hold()
         drained = trio.Event()
 
@@ -454,8 +512,14 @@ async def test_drain_waits_for_a_start_under_way_whatever_comes_of_it(staged: St
             await stage.disk.wait_held()
             nursery.start_soon(drain)
             await wait_all_tasks_blocked()
+            stopping = trio.Event()
+            active._feed.attach(lambda: stopping.set() if active._feed.ended else None)
+            nursery.start_soon(active.stop)
+            await wait_all_tasks_blocked()
             stage.disk.release()
             call = await stage.models.call()
+            await stopping.wait()
+            await wait_all_tasks_blocked()
             assert not drained.is_set()
             call.end()
         assert started[0].feed.run.status == "completed"

@@ -591,11 +591,15 @@ async def test_a_full_disk_ends_the_run_and_not_the_session(staged: Staged) -> N
 
 async def test_a_full_disk_leaves_calls_with_results(staged: Staged) -> None:
     async def fills() -> str:
-        """Fills the disk."""
+        """Fills the disk when it has the call."""
+        while "functions.fills" not in str(
+            await stage_.messages((await stage_.registry.list_runs(None, True, 1)).items[0].session_id)
+        ):
+            await trio.lowlevel.checkpoint()
         stage_.disk.full = True
         return "done"
 
-    async with staged(tools=[fills]) as stage:
+    async with staged(tools=[fills], chunk_bytes=1) as stage:
         stage_ = stage
         run, call = await stage.begin()
         call.tools(("functions__fills", "{}"))
@@ -603,3 +607,19 @@ async def test_a_full_disk_leaves_calls_with_results(staged: Staged) -> None:
         assert record.error is not None and record.error.code == "disk_full"
         stage.disk.full = False
         await stage.usable(record.session_id)
+
+
+async def test_a_disk_that_has_recovered_takes_the_end(staged: Staged) -> None:
+    """A commit in the background has failed before; nobody has asked since."""
+    async with staged(chunk_bytes=1) as stage:
+        run, call = await stage.begin()
+        stage.disk.full = True
+        call.text("kept")
+        await until_text(run, "kept")
+        await stage.disk.wait_refused()
+        stage.disk.full = False
+        record = await run.stop("enough")
+        assert (record.status, record.reason, record.error) == ("cancelled", "enough", None)
+        (part,) = await finished(stage, run)
+        assert part["text"] == "kept"
+        assert await stage.store.get_run(run.id) == record

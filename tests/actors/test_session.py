@@ -10,11 +10,12 @@ import pytest
 import trio
 
 from actors.run import Run
+from actors.session import SessionRef
 from engine.codec import DecodeError
 from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, PeerError
 from engine.runs.events import RunFinished, RunStarted
-from tests.actors.scripted import Stage, Staged, kinds, log_of, of, staged, until
+from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until
 
 __all__ = ["staged"]
 
@@ -207,7 +208,7 @@ async def test_a_run_that_cannot_be_begun_is_told_and_stored_as_interrupted(
         ((_, run),) = feed.runs_after(0)
         assert run.ended and run.run.status == "interrupted"
         assert kinds(log_of(run)) == ["run.finished"]
-        assert stage.runs_in_tree() == []
+        assert stage.runs_in_tree() == [] and stage.store.store_statistics().journals == 0
         await stage.usable(session.id)
         runs = (await stage.registry.list_runs(session.id, None, 10)).items
         assert [one.status for one in runs] == ["completed", "interrupted"]
@@ -247,6 +248,33 @@ async def test_an_end_that_the_disk_refused_is_stored_in_time(staged: Staged, mo
         assert [m["info"].get("finish") for m in messages] == [None, "interrupted"]
         assert messages[1]["parts"][1]["text"] == "half"
         assert (await stage.registry.list_runs(None, True, 10)).items == ()
+
+
+async def test_a_session_stays_until_the_end_of_its_run_is_stored(staged: Staged) -> None:
+    async with staged(passivate_after=0.02) as stage:
+        run, call = await stage.begin()
+        stage.disk.full = True
+        call.end()
+        assert (await run.wait()).status == "interrupted"
+        other = await stage.engine.create_session()
+        for _ in range(3):  # others come and go meanwhile
+            await stage.registry.watch_session(other.id)
+            while other.id in names(stage.engine.tree()):
+                await trio.lowlevel.checkpoint()
+        assert run.record.session_id in names(stage.engine.tree())
+        stage.disk.full = False
+        await stage.usable(run.record.session_id)
+
+
+async def test_a_look_at_its_feed_is_a_use_of_the_session(staged: Staged) -> None:
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        await stage.registry.watch_session(session.id)
+        ref: SessionRef = stage.registry._cell.child(session.id).ref  # type: ignore[union-attr]
+        then = trio.current_time() + 100
+        before = ref.idle_for(then)
+        await stage.registry.watch_session(session.id)
+        assert 0 < ref.idle_for(then) < before
 
 
 async def until_stored(stage: Stage, run_id: str) -> None:
