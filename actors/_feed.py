@@ -7,12 +7,11 @@ writer of events calls it after each batch, so that a run never waits for a watc
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 import trio
 
-from engine.commands import RunSnapshot
 from engine.runs.lifecycle import ACTIVE
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run
@@ -37,6 +36,17 @@ class Bell:
         """Return after a ring, at once if there was one since the last wait. Cancelled: the ring stays."""
         await self._event.wait()
         self._event = trio.Event()
+
+
+class Snapshot(Protocol):
+    """The message being written as of `seq`, told in pieces."""
+
+    @property
+    def seq(self) -> int: ...
+
+    async def next(self) -> bytes | None:
+        """The next encoded object (of the push, without `watch_id`), ≤ 64 KiB; None after the last, at least one.
+        Its text is read now: of a message that is gone the rest is empty."""
 
 
 class _Feed:
@@ -77,7 +87,7 @@ class RunFeed(_Feed):
         self.run = run
         self.log = log
         self.ended = run.status not in ACTIVE
-        self._snapshot: Callable[[], Awaitable[RunSnapshot]] | None = None
+        self._snapshot: Callable[[], Awaitable[Snapshot]] | None = None
 
     def __repr__(self) -> str:
         return f"<RunFeed {self.run.id} {self.run.status} seq {self.log.first_seq}-{self.log.last_seq}>"
@@ -95,12 +105,12 @@ class RunFeed(_Feed):
         self.ended = True
         self.ring()
 
-    async def snapshot(self) -> RunSnapshot:
+    async def snapshot(self) -> Snapshot:
         """The message being written as of some seq at or before the log's head when this returns."""
         assert self._snapshot is not None, "a feed is given its snapshots before it is handed out"
         return await self._snapshot()
 
-    def snapshots_from(self, source: Callable[[], Awaitable[RunSnapshot]]) -> None:
+    def snapshots_from(self, source: Callable[[], Awaitable[Snapshot]]) -> None:
         """Who tells the snapshots: the run while it is active, the store afterwards."""
         self._snapshot = source
 

@@ -29,12 +29,11 @@ from actors._clock import now_ms
 from actors._feed import RunFeed
 from actors.journal import RunJournal
 from actors.models import Models
-from actors.snapshots import build as build_snapshot
+from actors.snapshots import ShownPart, StoredSnapshot
 from actors.snapshots import final as final_snapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
 from engine import codec, ids
-from engine.commands import RunSnapshot
 from engine.errors import EngineError
 from engine.limits import Limits
 from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
@@ -325,11 +324,11 @@ class Run(Actor):
         return step
 
     # ------------------------------------------------------------ for watchers that come too late
-    async def snapshot(self) -> RunSnapshot:
+    async def snapshot(self) -> StoredSnapshot:
         """The message being written as of the log's head now; its text is read from the store."""
         turn = self._turn
         seq = self._feed.log.last_seq
-        parts: list[tuple[codec.Json, str | None, int]] = []
+        parts: list[ShownPart] = []
         if turn is not None:
             hidden, bytes_hidden = self._to_be_shown()
             for part_id, kind, size in turn.texts:
@@ -338,7 +337,7 @@ class Run(Actor):
             parts += [(wire_events.shown(call), None, 0) for call in turn.calls if call.id not in hidden]
         await self._journal.commit()
         message_id = turn.info.id if turn is not None else self._message.info.id
-        return await build_snapshot(self._services.store, self._feed.run, message_id, seq, parts)
+        return StoredSnapshot(self._services.store, self._feed.run, message_id, seq, parts)
 
     def _to_be_shown(self) -> tuple[set[str], Counter[str]]:
         """What the log's head does not have yet and the turn has: parts, and bytes of text by part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,7 +10,6 @@ import orjson
 
 from actors.store import StoreRef
 from engine import codec
-from engine.commands import RunSnapshot
 from engine.errors import CallerError
 from engine.limits import DEFAULT, KIB
 from engine.runs.record import Run
@@ -22,52 +22,64 @@ TEXT_BYTES: Final = DEFAULT.string_bytes
 ESCAPED_BYTES: Final = 60 * KIB
 
 
-async def build(
-    store: StoreRef, run: Run, message_id: str, seq: int, parts: Sequence[tuple[codec.Json, str | None, int]]
-) -> RunSnapshot:
-    """`parts` are (the part as shown, the id whose text is to be read or None, bytes of text as of `seq`)."""
-    head = {"run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id, "pending_approvals": []}
-    pieces: list[bytes] = []
-    last: dict[str, codec.Json] | None = None
-    for part, text_of, size in parts:
-        offset = 0
+# (the part as shown, the id whose text is to be read or None, bytes of text)
+ShownPart = tuple[codec.Json, str | None, int]
+
+
+class StoredSnapshot:
+    """A message as of `seq`. Only the piece that is asked for is in memory: a watcher may take long to be told."""
+
+    def __init__(self, store: StoreRef, run: Run, message_id: str, seq: int, parts: Sequence[ShownPart]) -> None:
+        self.seq = seq
+        self._store = store
+        self._head = {
+            "run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id, "pending_approvals": [],
+        }  # fmt: skip
+        self._parts = deque(parts)
+        self._offset = 0  # in the first of them
+        self._over = False
+
+    async def next(self) -> bytes | None:
+        """The next piece as it is pushed, without `watch_id`; None after the last."""
+        if self._over:
+            return None
+        piece = {**self._head, "offset": self._offset}
+        if self._parts:
+            part, text_of, size = self._parts[0]
+            piece["part"] = part
+            text = await self._text(text_of, size) if text_of is not None and self._offset < size else ""
+            if text:
+                piece["text"] = text
+            self._offset += len(text.encode())
+            if not text or self._offset >= size:
+                self._parts.popleft()
+                self._offset = 0
+        self._over = not self._parts
+        return orjson.dumps({**piece, "more": not self._over})
+
+    async def _text(self, part_id: str, size: int) -> str:
+        """The next text of a part, not beyond `size`, as much as one piece holds. Empty if there is none (any more):
+        the session was deleted meanwhile, or the part given up for another attempt."""
+        room = min(TEXT_BYTES, size - self._offset)
         while True:
-            if last is not None:
-                pieces.append(orjson.dumps({**last, "more": True}))  # at once: its text is not held twice
-            last = {**head, "part": part, "offset": offset}
-            if text_of is not None and offset < size:
-                text = await _text(store, text_of, offset, size)
-                last["text"] = text
-                offset = offset + len(text.encode()) if text else size
-            if text_of is None or offset >= size:
-                break
-    last = last or {**head, "offset": 0}  # nothing was written yet
-    return RunSnapshot(seq=seq, pieces=(*pieces, orjson.dumps({**last, "more": False})))
+            try:
+                piece = await self._store.read_output(handles.handle_of(part_id, "text"), self._offset, room)
+            except CallerError:
+                return ""
+            if len(codec.escaped(piece.text)) <= ESCAPED_BYTES:
+                return piece.text
+            room //= 2
 
 
-async def _text(store: StoreRef, part_id: str, offset: int, size: int) -> str:
-    """The next text of a part from `offset`, not beyond `size`, as much as one piece holds. Empty if there is none:
-    the session was deleted meanwhile."""
-    room = min(TEXT_BYTES, size - offset)
-    while True:
-        try:
-            piece = await store.read_output(handles.handle_of(part_id, "text"), offset, room)
-        except CallerError:
-            return ""
-        if len(codec.escaped(piece.text)) <= ESCAPED_BYTES:
-            return piece.text
-        room //= 2
-
-
-async def final(store: StoreRef, run: Run) -> RunSnapshot:
+async def final(store: StoreRef, run: Run) -> StoredSnapshot:
     """The last message of a run that has left memory."""
     message = await store.final_message(run.id)
     if message is None:
-        return await build(store, run, "", run.last_seq, [])
-    parts: list[tuple[codec.Json, str | None, int]] = []
+        return StoredSnapshot(store, run, "", run.last_seq, [])
+    parts: list[ShownPart] = []
     for part, size in message.parts:
         if isinstance(part, TextPart | ReasoningPart):
             parts.append(({"id": part.id, "kind": KIND_OF[type(part)]}, part.id, size))
         elif isinstance(part, ToolPart):
             parts.append((events.shown(part), None, 0))
-    return await build(store, run, message.message_id, run.last_seq, parts)
+    return StoredSnapshot(store, run, message.message_id, run.last_seq, parts)

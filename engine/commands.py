@@ -87,13 +87,5 @@ class OutputPiece:
     next_offset: int | None = None
 
 
-@attrs.frozen(slots=True, kw_only=True)
-class RunSnapshot:
-    """The message being written as of `seq`, as encoded objects (of the push, without `watch_id`), each ≤ 64 KiB."""
-
-    seq: int
-    pieces: tuple[bytes, ...]
-
-
 SessionPage = Page[Session]
 RunPage = Page[Run]

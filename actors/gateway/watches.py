@@ -1,7 +1,7 @@
 """Watches: what a connection follows. Each is a cursor (or two) and a place in its connection's dirty list.
 
 A watch holds nothing of what it shows: `pull` reads the next frame from the feed when the connection can send it.
-The one exception is a snapshot, told in pieces; a connection asks for one at a time (actors/gateway/writer.py).
+The one exception are a few pieces of a snapshot; a connection is told one at a time (actors/gateway/writer.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from actors._feed import Closed, RunFeed, SessionFeed
+import trio
+
+from actors._feed import Closed, RunFeed, SessionFeed, Snapshot
 from engine.runs.log import Gap
 from engine.wire import frames, objects
 from engine.wire.frames import GapReason
@@ -20,6 +22,8 @@ _log = logging.getLogger("greenroom.gateway")
 
 # The last event before a cursor that is above the run's own: the reader's numbering is of another life.
 _RESTART: Final = "restart"
+# Pieces of a snapshot that wait for the connection, each ≤ 64 KiB: about what one batch of it takes.
+_PIECES_AHEAD: Final = 4
 
 
 class Post(Protocol):
@@ -35,7 +39,7 @@ class Post(Protocol):
 class RunReader:
     """One run as one watch sees it: a cursor in its log, or the pieces of a snapshot."""
 
-    __slots__ = ("_post", "_wanting", "cursor", "feed", "from_store", "pieces", "watch")
+    __slots__ = ("_closed", "_post", "_room", "_wanting", "cursor", "feed", "from_store", "pieces", "watch")
 
     def __init__(self, watch: Watch, post: Post, feed: RunFeed, after: int) -> None:
         self.watch = watch
@@ -46,6 +50,8 @@ class RunReader:
         self.from_store = False  # the events had left memory: the final message was told instead
         self._post = post
         self._wanting = False
+        self._closed = False
+        self._room = trio.Event()  # rung when a piece is taken
         feed.attach(watch.ring)
 
     def __repr__(self) -> str:
@@ -75,7 +81,8 @@ class RunReader:
         watch_id, run_id = self.watch.id, self.feed.run.id
         if self.pieces:
             text = frames.push_snapshot(watch_id, self.pieces.popleft())
-            if not self.pieces:
+            self._room.set()
+            if not self.pieces and not self._wanting:
                 self._post.release(self)
             return text
         if self._wanting:
@@ -93,22 +100,37 @@ class RunReader:
         self.cursor = piece.cursor
         return frames.push_events(watch_id, run_id, piece.events)
 
-    def give(self, seq: int, pieces: Sequence[bytes]) -> None:
-        """The snapshot that was wanted: what follows it is read from the log again."""
-        self._wanting = False
+    async def tell(self, snapshot: Snapshot) -> None:
+        """Show the snapshot that was wanted; what follows it is read from the log again."""
+        while (piece := await snapshot.next()) is not None:
+            while len(self.pieces) >= _PIECES_AHEAD and not self._closed:
+                self._room = trio.Event()
+                await self._room.wait()
+            if self._closed:
+                return
+            self.pieces.append(piece)
+            self.watch.ring()
         # Of a run that has left memory the snapshot is all that there is, whatever its number.
-        self.cursor = self.feed.log.last_seq if self.feed.evicted else seq
-        self.pieces.extend(pieces)
-        self.watch.ring()
+        self._go_on(self.feed.log.last_seq if self.feed.evicted else snapshot.seq)
 
     def give_up(self) -> None:
-        """There is no snapshot: go on at the head."""
-        self.give(self.feed.log.last_seq, ())
-        self._post.release(self)
+        """There is no snapshot, or no more of it: go on at the head."""
+        self._go_on(self.feed.log.last_seq)
+
+    def _go_on(self, seq: int) -> None:
+        if self._closed:
+            return
+        self._wanting = False
+        self.cursor = seq
+        if not self.pieces:
+            self._post.release(self)
+        self.watch.ring()
 
     def close(self) -> None:
+        self._closed = True
         self.feed.detach(self.watch.ring)
         self.pieces.clear()
+        self._room.set()
         self._post.release(self)
 
     def _reason(self) -> GapReason:

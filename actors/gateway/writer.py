@@ -158,15 +158,10 @@ class Writer:
 
     async def _fetch(self, reader: RunReader) -> None:
         try:
-            snapshot = await reader.feed.snapshot()
+            await reader.tell(await reader.feed.snapshot())
         except Exception:  # noqa: BLE001 - the store or the run has gone: the watch goes on, its gap stays
             _log.exception("no snapshot for %r", reader)
             reader.give_up()
-            return
-        if self._telling is reader:
-            reader.give(snapshot.seq, snapshot.pieces)
-            if not snapshot.pieces:
-                self.release(reader)
 
     # ------------------------------------------------------------ the task
     async def run(self) -> None:

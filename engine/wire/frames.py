@@ -171,7 +171,7 @@ def push_gap(watch_id: str, run_id: str, first: int, last: int, reason: GapReaso
 
 
 def push_snapshot(watch_id: str, piece: bytes) -> str:
-    """`run.snapshot`; `piece` is the encoded object without `watch_id` (engine.commands.RunSnapshot)."""
+    """`run.snapshot`; `piece` is the encoded object without `watch_id` (actors.snapshots)."""
     return (
         b'{"jsonrpc":"2.0","method":"run.snapshot","params":{"watch_id":"%b",%b}' % (watch_id.encode(), piece[1:])
     ).decode()

@@ -10,10 +10,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actors._feed import RunFeed
-from actors.snapshots import build
+from actors._feed import RunFeed, Snapshot
+from actors.snapshots import StoredSnapshot
 from actors.store import StoreRef
-from engine.commands import RunSnapshot
 from engine.limits import KIB
 from engine.providers.base import ReasoningDelta, TextDelta
 from engine.runs.record import Run
@@ -26,11 +25,14 @@ PIECE = 64 * KIB
 STRING = 32 * KIB
 
 
-def told(snapshot: RunSnapshot) -> list[dict[str, Any]]:
+async def told(snapshot: Snapshot) -> list[dict[str, Any]]:
     """The pieces, after their bounds and their marks were checked."""
-    pieces = [orjson.loads(piece) for piece in snapshot.pieces]
+    encoded = []
+    while (piece := await snapshot.next()) is not None:
+        encoded.append(piece)
+    pieces = [orjson.loads(piece) for piece in encoded]
     for number, piece in enumerate(pieces, start=1):
-        assert len(snapshot.pieces[number - 1]) <= PIECE
+        assert len(encoded[number - 1]) <= PIECE
         assert len(piece.get("text", "").encode()) <= STRING
         assert piece["seq"] == snapshot.seq and piece["more"] is (number < len(pieces))
     return pieces
@@ -77,13 +79,13 @@ async def test_the_text_is_the_stored_text(staged: Staged, name: str) -> None:
         feed = await stage.registry.watch_run(run.id)
         live = await feed.snapshot()
         assert live.seq == feed.log.last_seq
-        pieces = told(live)
+        pieces = await told(live)
         assert [*texts(pieces).values()] == ["a thought", text]
         assert {piece["status"] for piece in pieces} == {"running"}
         call.end()
         await run.wait()
         gone = await evicted(stage, run.id)
-        pieces = told(await gone.snapshot())
+        pieces = await told(await gone.snapshot())
         assert [*texts(pieces).values()] == ["a thought", text]
         assert {piece["status"] for piece in pieces} == {"completed"}
         assert {piece["seq"] for piece in pieces} == {run.record.last_seq}
@@ -102,7 +104,7 @@ async def test_a_snapshot_and_what_follows_it_are_the_whole_text(staged: Staged)
         call.send(TextDelta("second "), ReasoningDelta("third"))
         await wait_all_tasks_blocked()
         feed = await stage.registry.watch_run(run.id)
-        found: list[RunSnapshot] = []
+        found: list[Snapshot] = []
 
         async def take() -> None:
             found.append(await feed.snapshot())
@@ -114,7 +116,7 @@ async def test_a_snapshot_and_what_follows_it_are_the_whole_text(staged: Staged)
         call.end()
         await run.wait()
         (snapshot,) = found
-        before = "".join(texts(told(snapshot)).values())
+        before = "".join(texts(await told(snapshot)).values())
         assert before == "first "
         assert before + text_of(log_of(feed, snapshot.seq)) == "first second third"
 
@@ -123,7 +125,7 @@ async def test_a_snapshot_before_anything_was_written(staged: Staged) -> None:
     async with staged() as stage:
         run, _ = await stage.begin()
         feed = await stage.registry.watch_run(run.id)
-        (piece,) = told(await feed.snapshot())
+        (piece,) = await told(await feed.snapshot())
         assert piece["status"] == "running" and piece["offset"] == 0 and "part" not in piece
 
 
@@ -137,7 +139,7 @@ async def test_calls_are_told_with_their_results(staged: Staged) -> None:
         call.text("see")
         call.tools(("functions__long", "{}"), ("functions__missing", "{}"))
         await run.wait()
-        pieces = told(await (await evicted(stage, run.id)).snapshot())
+        pieces = await told(await (await evicted(stage, run.id)).snapshot())
         assert [piece["part"]["kind"] for piece in pieces] == ["text", "tool", "tool"]
         done, missing = pieces[1]["part"], pieces[2]["part"]
         assert done["state"] == "completed" and done["output_more"]["bytes"] == 40_000
@@ -153,8 +155,9 @@ async def test_the_last_message_is_told_of_an_ended_run_in_memory(staged: Staged
         feed = await stage.registry.watch_run(run.id)
         snapshot = await feed.snapshot()
         assert not feed.evicted and snapshot.seq == run.record.last_seq
-        assert [*texts(told(snapshot)).values()] == ["whole"]
-        assert told(snapshot)[0]["status"] == "completed"
+        pieces = await told(snapshot)
+        assert [*texts(pieces).values()] == ["whole"]
+        assert pieces[0]["status"] == "completed"
 
 
 async def test_a_run_without_an_answer(staged: Staged) -> None:
@@ -162,7 +165,7 @@ async def test_a_run_without_an_answer(staged: Staged) -> None:
         session = await stage.engine.create_session()
         run = await session.start("hi")
         await run.stop()
-        (piece,) = told(await (await evicted(stage, run.id)).snapshot())
+        (piece,) = await told(await (await evicted(stage, run.id)).snapshot())
         assert piece["status"] == "cancelled" and "part" not in piece
 
 
@@ -173,7 +176,7 @@ async def test_a_deleted_run_is_told_as_nothing(staged: Staged) -> None:
         await until_text(run, "gone soon")
         feed = await stage.registry.watch_run(run.id)
         await stage.registry.delete_session(await stage.session_of(run))
-        (piece,) = told(await feed.snapshot())
+        (piece,) = await told(await feed.snapshot())
         assert "text" not in piece
 
 
@@ -182,6 +185,6 @@ async def test_text_that_goes_while_it_is_read_ends_the_part(staged: Staged) -> 
     async with staged() as stage:
         store: StoreRef = stage.engine._composition.store
         run = Run(id="run_1", session_id="ses_1", status="completed", model="m", created_at=1, last_seq=3)
-        snapshot = await build(store, run, "msg_1", 3, [({"id": "prt_no", "kind": "text"}, "prt_no", 100)])
-        (piece,) = told(snapshot)
+        snapshot = StoredSnapshot(store, run, "msg_1", 3, [({"id": "prt_no", "kind": "text"}, "prt_no", 100)])
+        (piece,) = await told(snapshot)
         assert piece["part"]["id"] == "prt_no" and piece.get("text", "") == ""

@@ -21,7 +21,6 @@ from engine.commands import (
     OutputPiece,
     Page,
     RunPage,
-    RunSnapshot,
     SessionChanges,
     SessionPage,
     StartRun,
@@ -44,6 +43,16 @@ ANY_PORT = Listen(port=0)
 
 def session(session_id: str = "ses_1", **fields: Any) -> Session:
     return Session(id=session_id, title="", model="demo", cwd="/", created_at=1, updated_at=1, **fields)
+
+
+@attrs.define
+class ToldSnapshot:
+    seq: int
+    pieces: list[bytes]  # the last first
+
+    async def next(self) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self.pieces.pop() if self.pieces else None
 
 
 class FakeRun:
@@ -78,18 +87,18 @@ class FakeRun:
         self.feed.run = attrs.evolve(self.feed.run, status=status, last_seq=self.feed.log.last_seq)
         self.feed.end()
 
-    async def _snapshot(self) -> RunSnapshot:
+    async def _snapshot(self) -> ToldSnapshot:
         self.snapshots += 1
         await trio.lowlevel.checkpoint()
         seq = self.feed.log.last_seq
         head = {"run_id": self.feed.run.id, "seq": seq, "status": self.feed.run.status, "message_id": "msg_1"}
         half = len(self.text) // 2
-        return RunSnapshot(
-            seq=seq,
-            pieces=tuple(
+        return ToldSnapshot(
+            seq,
+            [
                 json.dumps({**head, "part": {"id": "prt_1"}, "offset": at, "text": text, "more": more}).encode()
-                for at, text, more in ((0, self.text[:half], True), (half, self.text[half:], False))
-            ),
+                for at, text, more in ((half, self.text[half:], False), (0, self.text[:half], True))
+            ],
         )
 
 
