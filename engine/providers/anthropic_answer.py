@@ -164,7 +164,7 @@ class AnthropicDecoder(AnswerDecoder):
         whole = block.get("input")
         self._give_up_half(out)
         self._calls[index] = _Call(self._count, whole_input(whole) if whole else "")
-        out.append(ToolCallStarted(self._count, _string(block, "id"), name))
+        out.append(ToolCallStarted(self._count, _unicode(_string(block, "id")), name))
         self._count += 1
 
     def _sign(self, piece: str) -> None:

@@ -73,7 +73,8 @@ def _block(part: object, role: Role, goes_on: bool) -> dict[str, Any] | None:
         case ReasoningPart(signature=str() as signature) if goes_on:
             return _thinking(part.text, signature)
         case ToolPart():
-            # What is no object was refused as input, and is by the service too.
+            # Our ids: those of services may repeat in a session, or have characters that are refused. An input that
+            # is no object was refused by us, and would be by the service.
             given = part.input if part.input[:1] == b"{" else b"{}"
             return {
                 "type": "tool_use", "id": part.id, "name": to_provider(part.tool), "input": orjson.Fragment(given),
@@ -85,13 +86,12 @@ def _block(part: object, role: Role, goes_on: bool) -> dict[str, Any] | None:
 
 def _thinking(text: str, signature: str) -> dict[str, Any] | None:
     kind, _, proof = signature.partition(":")
-    if kind == THINKING:
+    if kind == THINKING and proof:
         return {"type": THINKING, "thinking": text, "signature": proof}
-    return {"type": REDACTED, "data": proof} if kind == REDACTED else None
+    return {"type": REDACTED, "data": proof} if kind == REDACTED and proof else None
 
 
 def _result(part: ToolPart) -> dict[str, Any]:
-    # Calls are known by our ids: those of services may repeat in a session, or have characters that are refused.
     result: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
     text = result_of(part)
     if text and not text.isspace():
