@@ -271,6 +271,9 @@ async def test_each_wrong_parameter_is_named(server: DaemonProcess, method: str)
                     await refuse_params(raw, method, {**good, name: at.value}, name + at.path)
                 if mark in "!=":
                     await refuse_params(raw, method, {**good, name: None}, name)
+                else:
+                    reply = await raw.ask(method, {**good, name: None})
+                    assert reply.get("error", {}).get("code") != -32602, "null counts as left out where it is `?`"
                 if mark == "!":
                     await refuse_params(raw, method, {key: value for key, value in good.items() if key != name}, name)
             await raw.ask("ping")
