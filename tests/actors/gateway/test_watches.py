@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from actors.gateway.watches import RunReader, RunWatch, Watch
 from engine.limits import Limits
-from tests.actors.gateway.fakes import FakeRun, Served, Wire, serve, session
+from tests.actors.gateway.fakes import FakeRun, Served, ToldSnapshot, Wire, serve, session
 
 
 async def watch(wire: Wire, run_id: str = "run_1", after: int = 0) -> str:
@@ -387,3 +390,61 @@ async def test_nothing_stays_attached_when_a_connection_breaks() -> None:
             run.delta("x")
             await trio.testing.wait_all_tasks_blocked()
         assert not run.feed.watched and not feed.watched
+
+
+class Silent:
+    """A connection that sends nothing by itself."""
+
+    def __init__(self) -> None:
+        self.wanted: list[RunReader] = []
+
+    def ring(self, watch: Watch) -> None:
+        pass
+
+    def want(self, reader: RunReader) -> None:
+        self.wanted.append(reader)
+
+    def release(self, reader: RunReader) -> None:
+        if reader in self.wanted:
+            self.wanted.remove(reader)
+
+
+async def test_a_snapshot_is_read_no_faster_than_it_is_sent() -> None:
+    run = FakeRun(entries=4)
+    run.start()
+    for _ in range(20):
+        run.delta("x")
+    post = Silent()
+    watch = RunWatch("w1", post, run.feed, 1)
+    assert "run.gap" in (watch.pull(1000) or "")
+    (reader,) = post.wanted
+    pieces = [b'{"n":%d}' % n for n in range(100)]
+    snapshot = ToldSnapshot(run.feed.log.last_seq, pieces[::-1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.tell, snapshot)
+        await wait_all_tasks_blocked()
+        assert len(snapshot.pieces) >= 95  # a connection that is stuck holds no more than a few
+        told = []
+        while len(told) < 100:
+            told.append(json.loads(watch.pull(1000) or "")["params"]["n"])
+            await wait_all_tasks_blocked()
+    assert told == list(range(100)) and not post.wanted
+    run.delta("y")
+    assert '"text":"y"' in (watch.pull(1000) or "")
+
+
+async def test_a_watch_that_is_closed_reads_no_more_of_its_snapshot() -> None:
+    run = FakeRun(entries=4)
+    run.start()
+    for _ in range(20):
+        run.delta("x")
+    post = Silent()
+    watch = RunWatch("w1", post, run.feed, 1)
+    watch.pull(1000)
+    (reader,) = post.wanted
+    snapshot = ToldSnapshot(run.feed.log.last_seq, [b'{"n":0}'] * 100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.tell, snapshot)
+        await wait_all_tasks_blocked()
+        watch.close()
+    assert len(snapshot.pieces) >= 95 and not reader.pieces and not post.wanted
