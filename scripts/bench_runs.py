@@ -32,6 +32,7 @@ import trio
 from _daemon import Client, Daemon, Findings, model_server, percentile, say, slope
 
 CLIENTS = 16
+LIMIT = 1800.0  # seconds for each measure; one that takes longer hangs
 # The retention of the slope's daemon: at most 64 ended runs for 2 s, and a window of few messages.
 SLOPE_LIMITS = {"terminal_retention": "2s", "terminal_retained_max": 64, "window_messages": 20}
 WARM_UP = 0.4  # of the runs are made before the slope is taken
@@ -42,13 +43,12 @@ SLOPE_QUICK_KIB = 4.0  # resident memory moves by some MB either way, which few 
 WINDOW = 5.0
 BURST_LIMITS: dict[str, str | int] = {
     "terminal_retention": f"{WINDOW:g}s", "terminal_retained_max": 4096, "active_runs_max": 4096,
-    "passivate_after": f"{WINDOW:g}s",
+    "passivate_after": f"{WINDOW:g}s", "progress_timeout": f"{LIMIT:g}s",
 }  # fmt: skip
 BURST_MB = 10.0
 # Timers and the allocator have this long after the window.
 RETURN_PATIENCE = 10.0
 ONE_TOKEN_MS, ONE_TOKEN_CPU_MS, STOP_MS = 10.0, 8.0, 3.0
-LIMIT = 1800.0  # seconds for each measure; one that takes longer hangs
 
 
 @attrs.frozen
