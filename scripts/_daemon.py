@@ -379,26 +379,26 @@ class Findings:
         self._load = cpu_model()
         self.figures: dict[str, Any] = {}
         self._failed: list[str] = []
-        self._lines: list[str] = []
+        self._lines: dict[str, str] = {}  # by key: what is found again replaces
 
     def note(self, key: str, value: Any, unit: str, what: str) -> None:
         """A figure; `key` is its name in the JSON, which has the unit in it."""
         self.figures[key] = value
-        self._lines.append(f"       {what}: {value} {unit}".rstrip())
+        self._lines[key] = f"       {what}: {value} {unit}".rstrip()
 
     def hold(self, key: str, value: Any, good: bool, unit: str, what: str) -> None:
         """A figure that has to be as `what` says."""
         self.figures[key] = value
-        self._lines.append(f"{'ok    ' if good else 'FAILED'} {what}: {value} {unit}".rstrip())
+        self._lines[key] = f"{'ok    ' if good else 'FAILED'} {what}: {value} {unit}".rstrip()
         if not good:
             self._failed.append(key)
 
     def report(self, only_json: bool) -> int:
         """Print all; the exit code."""
         if not only_json:
-            print("\n".join(self._lines))
+            print("\n".join(self._lines.values()))
         else:
-            for line in self._lines:
+            for line in self._lines.values():
                 say(line)
         machine = {**cpu_model(), "load_before": self._load["load"]}
         seconds = round(time.monotonic() - self._began, 1)

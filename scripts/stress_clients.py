@@ -76,7 +76,8 @@ class Size:
         return min(self.slow, self.ping, self.silence) / LOOKS
 
 
-FULL = Size(40, 256, 4, 2048, 2048, 600, 15.0, 20.0, 60.0)
+# Answers are nearly as large as one may be (8 MiB): so are their snapshots.
+FULL = Size(16, 136, 4, 3750, 2048, 600, 15.0, 20.0, 60.0)
 QUICK = Size(6, 12, 4, 1600, 2048, 600, 2.0, 1.0, 4.0)
 
 

@@ -14,6 +14,8 @@ cycles. Exit code 1 if a condition does not hold. The last line is one JSON obje
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import gc
 import os
 import random
@@ -54,8 +56,8 @@ SAMPLES = 100  # of memory, over the cycles of one kind
 IDLE_SHARE = 0.01  # of a core
 # Bytes a cycle after the plateau. What leaks holds a socket, a task or a buffer: kilobytes. Few cycles say less.
 SLOPE = 100.0
-SLOPE_QUICK = 4096.0
-WARM_UP = 100  # cycles
+SLOPE_QUICK = 8192.0
+WARM_UP = 100  # cycles of each kind
 # Seconds until what was cut is gone: the goodbyes of connections and the look of the gateway at them.
 SETTLE = 15.0
 CYCLE_SECONDS = 0.05  # at the most, on average
@@ -77,7 +79,7 @@ async def cycles(kind: str, count: int, one: Cycle, memory: Callable[[], int]) -
             started += 1
             if number % every == 0:
                 points.append((number, memory()))
-            if number and number % max(1, count // 5) == 0:
+            if number and count > WARM_UP and number % (count // 5) == 0:
                 say(f"{kind}: {number} of {count}")
             await one(number)
 
@@ -261,7 +263,7 @@ async def settled(daemon: Daemon, before: Left) -> Left:
     with trio.move_on_after(SETTLE):
         while True:
             left = await look(daemon)
-            if left.actors == before.actors and left.descriptors <= before.descriptors:
+            if len(left.actors) == len(before.actors) and left.descriptors <= before.descriptors:
                 break
             await trio.sleep(0.2)
     return await look(daemon)
@@ -284,40 +286,18 @@ class Scopes:
 
     async def daemon(self, daemon: Daemon) -> None:
         note, hold = self._findings.note, self._findings.hold
-        async with daemon.connect() as control:
-            session = (await control.request("session.create", toolsets=[]))["session"]["id"]
-            ended = (await control.request("run.start", session_id=session, text="!stream n=20", watch=True))["run"][
-                "id"
-            ]
-            await until_closed(control)
+        # What is opened once and kept, such as readers of the database, is opened before the first look.
+        await self._load(daemon, dict.fromkeys(self._counts, WARM_UP))
         before = await settled(daemon, await look(daemon))
         cpu = await idle_cpu(daemon.cpu, self._idle_seconds)
         note("idle_cpu_before", round(cpu, 5), "cores", "daemon: CPU while idle, before")
-        async with daemon.connect() as control:
-            start = await control.request("run.start", session_id=session, text="!stream n=1000000 rate=20")
-            run = start["run"]["id"]
-            sockets = Sockets(daemon, session, run)
-            await cycles("sockets", WARM_UP, sockets, daemon.resident)
-            began = time.monotonic()
-            points = await cycles("sockets", self._counts["sockets"], sockets, daemon.resident)
-            self._rate("sockets", began)
-            self._grown("sockets", points)
-            async with daemon.connect() as a, daemon.connect() as b, daemon.connect() as c, daemon.connect() as d:
-                watches = Watches([a, b, c, d], session, run, ended)
-                await cycles("watches", WARM_UP, watches, daemon.resident)
-                began = time.monotonic()
-                points = await cycles("watches", self._counts["watches"], watches, daemon.resident)
-                self._rate("watches", began)
-                self._grown("watches", points)
-            began = time.monotonic()
-            await cycles("runs", self._counts["runs"], lambda number: stop_run(daemon, number), daemon.resident)
-            self._rate("runs", began)
-            await control.request("run.stop", run_id=run)
+        for kind, points in (await self._load(daemon, self._counts)).items():
+            self._grown(kind, points)
         after = await settled(daemon, before)
         cpu = await idle_cpu(daemon.cpu, self._idle_seconds)
         hold("idle_cpu", round(cpu, 5), cpu < IDLE_SHARE, "cores", f"daemon: CPU while idle < {IDLE_SHARE}")
         more = [path for path in after.actors if path not in before.actors]
-        same = after.actors == before.actors
+        same = len(after.actors) == len(before.actors)
         hold("actors", len(after.actors), same, "", f"daemon: actors, before {len(before.actors)}; new {more[:5]}")
         known = after.descriptors <= before.descriptors
         hold("descriptors", after.descriptors, known, "", f"daemon: descriptors, before {before.descriptors}")
@@ -326,8 +306,36 @@ class Scopes:
         errors = daemon.errors()
         hold("defects", errors[:5], not errors, "", "defects in the daemon's log: none")
 
-    def _rate(self, kind: str, began: float) -> None:
-        count = self._counts[kind]
+    async def _load(self, daemon: Daemon, counts: Mapping[str, int]) -> dict[str, list[tuple[float, float]]]:
+        """The cycles that concern the daemon, in a session that is deleted behind them. Memory's course by kind."""
+        # No connection stays open unread: it would not answer pings, and be dropped.
+        async with daemon.connect() as client:
+            session = (await client.request("session.create", toolsets=[]))["session"]["id"]
+            start = await client.request("run.start", session_id=session, text="!stream n=20", watch=True)
+            await until_closed(client)
+            ended = start["run"]["id"]
+            start = await client.request("run.start", session_id=session, text="!stream n=1000000 rate=20")
+            run = start["run"]["id"]
+        points = {"sockets": await self._timed("sockets", counts, Sockets(daemon, session, run), daemon)}
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(daemon.connect()) for _ in range(AT_ONCE["watches"])]
+            watches = Watches(clients, session, run, ended)
+            points["watches"] = await self._timed("watches", counts, watches, daemon)
+        # Ended runs stay for a while, so that the memory of stopped ones has no plateau here.
+        await self._timed("runs", counts, functools.partial(stop_run, daemon), daemon)
+        async with daemon.connect() as client:
+            await client.request("session.delete", session_id=session)
+        return points
+
+    async def _timed(
+        self, kind: str, counts: Mapping[str, int], one: Cycle, daemon: Daemon
+    ) -> list[tuple[float, float]]:
+        began = time.monotonic()
+        points = await cycles(kind, counts[kind], one, daemon.resident)
+        self._rate(kind, counts[kind], began)
+        return points
+
+    def _rate(self, kind: str, count: int, began: float) -> None:
         self._findings.note(f"{kind}_cycles", count, "", f"{kind}: cycles")
         rate = round(count / (time.monotonic() - began), 1)
         self._findings.note(f"{kind}_rate", rate, "/s", f"{kind}: cycles a second")
@@ -349,7 +357,7 @@ class Scopes:
         async with Models(configs) as models:
             began = time.monotonic()
             points = await cycles("streams", self._counts["streams"], Streams(models), resident)
-            self._rate("streams", began)
+            self._rate("streams", self._counts["streams"], began)
             self._grown("streams", points)
             calls = models.statistics().calls
             hold("calls_left", calls, calls == 0, "", "streams: open calls = 0")
