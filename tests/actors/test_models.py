@@ -1,4 +1,4 @@
-"""Calls against a real chat-completions service in another process."""
+"""Calls against a real service in another process: chat completions, and where they differ messages too."""
 
 from __future__ import annotations
 
@@ -25,15 +25,28 @@ from engine.providers.base import (
     AnswerFinished,
     ModelEvent,
     ModelRequest,
+    ReasoningDelta,
+    ReasoningFinished,
     TextDelta,
     ToolCallStarted,
     ToolInputDelta,
     UsageReported,
 )
-from engine.transcript.records import AssistantMessage, Message, Part, TextPart, ToolPart, Usage, UserMessage
+from engine.transcript.records import (
+    AssistantMessage,
+    Message,
+    Part,
+    ReasoningPart,
+    TextPart,
+    ToolPart,
+    Usage,
+    UserMessage,
+)
+from tests.model_formats import SIGNATURE
 from tests.model_server import ModelServer, model_server
 
 LIMIT = 30.0  # absolute, for a hung test
+EACH_PROVIDER = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +56,9 @@ def server() -> Iterator[ModelServer]:
 
 
 def request(text: str, *parts: Part) -> ModelRequest:
-    messages = [Message(UserMessage(id="m1", created_at=1), (TextPart(id="p", text=text),))]
+    messages = [Message(UserMessage(id="m1", created_at=1, run_id="run"), (TextPart(id="p", text=text),))]
     if parts:
-        messages.append(Message(AssistantMessage(id="m2", created_at=1), parts))
+        messages.append(Message(AssistantMessage(id="m2", created_at=1, run_id="run"), parts))
     return ModelRequest(model="ours", instructions="Be brief.", messages=tuple(messages), tools=())
 
 
@@ -112,6 +125,49 @@ async def test_a_plain_stream_and_what_was_sent(server: ModelServer) -> None:
     ]
 
 
+async def test_what_is_sent_to_a_messages_service(server: ModelServer) -> None:
+    events = await call(
+        server, "hello", provider="anthropic", environ={"A_KEY": "sk-1"}, api_key_env="A_KEY", max_output_tokens=77
+    )
+    assert text_of(events) == "Hello from the model server."
+    used = Usage(input_tokens=11, output_tokens=3, cache_read_tokens=5, cache_write_tokens=4)
+    assert set(events[-2:]) == {AnswerFinished("stop"), UsageReported(used)}
+    asked = await ended(server)
+    assert asked["target"] == "/v1/messages"
+    assert asked["headers"]["x-api-key"] == "sk-1"
+    assert asked["headers"]["anthropic-version"] == "2023-06-01"
+    assert "authorization" not in asked["headers"]
+    assert asked["body"] == {
+        "model": "theirs", "stream": True, "max_tokens": 77, "system": "Be brief.",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+    }  # fmt: skip
+    # The version of the path may stand in the URL or not.
+    await call(server, "hello", provider="anthropic", base_url=server.url.removesuffix("/v1"))
+    asked = await ended(server)
+    assert (asked["target"], asked["body"]["max_tokens"]) == ("/v1/messages", 32_000)
+
+
+async def test_thinking_goes_back_to_the_service_with_the_result(server: ModelServer) -> None:
+    with trio.fail_after(LIMIT):
+        async with models(server, provider="anthropic") as ours:
+            text = '!tool name=files__read_file think=1 input={"path":"a.txt"}'
+            events = [event for event in await read(ours, request(text)) if not isinstance(event, UsageReported)]
+            signature = f"thinking:{SIGNATURE}"
+            assert events[:3] == [
+                ReasoningDelta("It has to be read."), ReasoningFinished(signature),
+                ToolCallStarted(0, "toolu_1", "files__read_file"),
+            ]  # fmt: skip
+            assert "".join(e.text for e in events if isinstance(e, ToolInputDelta)) == '{"path":"a.txt"}'
+            assert AnswerFinished("tool_calls") in events
+            thought = ReasoningPart(id="p1", text="It has to be read.", signature=signature)
+            part = ToolPart(
+                id="p2", call_id="toolu_1", tool="files.read_file", state="completed", input=b"{}", output="file text"
+            )
+            assert text_of(await read(ours, request(text, thought, part))) == "The tool said: file text"
+    sent = (await ended(server))["body"]["messages"][1]["content"]
+    assert sent[0] == {"type": "thinking", "thinking": "It has to be read.", "signature": SIGNATURE}
+
+
 async def test_a_tool_call_round_trip(server: ModelServer) -> None:
     with trio.fail_after(LIMIT):
         async with models(server) as ours:
@@ -150,23 +206,29 @@ async def test_a_connection_is_used_again(server: ModelServer) -> None:
             assert pool.connections == [first]
 
 
+@EACH_PROVIDER
 @pytest.mark.parametrize("split", ["utf8", "escape"])
-async def test_an_emoji_over_two_chunks(server: ModelServer, split: str) -> None:
-    assert text_of(await call(server, f"!emoji split={split}")) == "a😀b"
+async def test_an_emoji_over_two_chunks(server: ModelServer, provider: str, split: str) -> None:
+    assert text_of(await call(server, f"!emoji split={split}", provider=provider)) == "a😀b"
 
 
-async def test_a_large_event(server: ModelServer) -> None:
-    events = await call(server, "!event bytes=2000000")
+@EACH_PROVIDER
+async def test_a_large_event(server: ModelServer, provider: str) -> None:
+    events = await call(server, "!event bytes=2000000", provider=provider)
     assert 1_999_000 < len(text_of(events)) < 2_000_000
     assert max(len(event.text) for event in events if isinstance(event, TextDelta)) <= DEFAULT.delta_bytes
 
 
-async def test_an_answer_without_a_stream(server: ModelServer) -> None:
-    assert text_of(await call(server, "!whole")) == "All at once."
+@EACH_PROVIDER
+async def test_an_answer_without_a_stream(server: ModelServer, provider: str) -> None:
+    assert text_of(await call(server, "!whole", provider=provider)) == "All at once."
 
 
-async def test_an_answer_whose_connection_stays_open_ends_all_the_same(server: ModelServer) -> None:
-    assert await call(server, "!unclosed", silence=0.3) == [TextDelta("whole"), AnswerFinished("stop")]
+@EACH_PROVIDER
+async def test_an_answer_whose_connection_stays_open_ends_all_the_same(server: ModelServer, provider: str) -> None:
+    events = await call(server, "!unclosed", silence=0.3, provider=provider)
+    told = [event for event in events if not isinstance(event, UsageReported)]
+    assert told == [TextDelta("whole"), AnswerFinished("stop")]
     assert (await ended(server))["end"] == "closed"
 
 
@@ -199,24 +261,29 @@ async def test_the_demo_model_lets_others_run(autojump_clock: trio.testing.MockC
 
 
 # ------------------------------------------------------------ faults
-async def test_an_error_status(server: ModelServer) -> None:
-    _, error = await failed(server, "!status code=429 retry_after=3 message=slow_down")
+@EACH_PROVIDER
+async def test_an_error_status(server: ModelServer, provider: str) -> None:
+    _, error = await failed(server, "!status code=429 retry_after=3 message=slow_down", provider=provider)
     assert (error.code, error.retry, error.data) == ("provider_error", True, {"status": 429, "retry_after": 3.0})
     assert "slow down" in error.message
-    _, error = await failed(server, "!status code=400 message=prompt_is_too_long:_9_tokens")
+    _, error = await failed(server, "!status code=400 message=prompt_is_too_long:_9_tokens", provider=provider)
     assert (error.code, error.retry) == ("context_overflow", False)
-    _, error = await failed(server, "!status code=404")
+    _, error = await failed(server, "!status code=413 kind=request_too_large", provider=provider)
+    assert (error.code, error.retry) == ("context_overflow", False)
+    _, error = await failed(server, "!status code=529 kind=overloaded_error message=Overloaded", provider=provider)
+    assert (error.code, error.retry) == ("provider_error", True)
+    _, error = await failed(server, "!status code=404", provider=provider)
     assert "'theirs'" in error.message
     assert server.url in error.message
 
 
-async def test_a_key_that_is_refused_is_not_shown(server: ModelServer) -> None:
+@EACH_PROVIDER
+async def test_a_key_that_is_refused_is_not_shown(server: ModelServer, provider: str) -> None:
     key = "sk-secret-0123456789"
-    _, error = await failed(
-        server, "!status code=401 message=bad_key_{key}", environ={"A_KEY": key}, api_key_env="A_KEY"
-    )
+    text = "!status code=401 message=bad_key_{key}"
+    _, error = await failed(server, text, environ={"A_KEY": key}, api_key_env="A_KEY", provider=provider)
     assert "A_KEY" in error.message
-    assert "bad key Bearer …" in error.message
+    assert f"bad key {'Bearer ' if provider == 'openai' else ''}…" in error.message
     assert key not in repr(error) + "".join(traceback.format_exception(error))
 
 
@@ -224,7 +291,6 @@ async def test_a_key_that_is_refused_is_not_shown(server: ModelServer) -> None:
     ("text", "before", "says", "retry"),
     [
         ("!error_midstream", "partial ", "overloaded", True),
-        ("!error_midstream kind=invalid_request_error", "partial ", "overloaded", True),
         ("!cut", "partial ", "was cut", True),
         ("!cut where=chunk", "partial ", "was cut", True),
         ("!cut where=head", "", "was cut", True),
@@ -239,8 +305,11 @@ async def test_a_key_that_is_refused_is_not_shown(server: ModelServer) -> None:
         ("!redirect", "", "redirects are not followed", False),
     ],
 )
-async def test_what_a_service_does_wrong(server: ModelServer, text: str, before: str, says: str, retry: bool) -> None:
-    told, error = await failed(server, text)
+@EACH_PROVIDER
+async def test_what_a_service_does_wrong(
+    server: ModelServer, provider: str, text: str, before: str, says: str, retry: bool
+) -> None:
+    told, error = await failed(server, text, provider=provider)
     assert told == before
     assert error.code == "provider_error"
     assert says in error.message
@@ -248,12 +317,21 @@ async def test_what_a_service_does_wrong(server: ModelServer, text: str, before:
 
 
 @pytest.mark.parametrize(("text", "before"), [("!silence n=2", "partial partial "), ("!hang", ""), ("!slow_head", "")])
-async def test_silence(server: ModelServer, text: str, before: str) -> None:
-    told, error = await failed(server, text, silence=0.3)
+@EACH_PROVIDER
+async def test_silence(server: ModelServer, provider: str, text: str, before: str) -> None:
+    told, error = await failed(server, text, silence=0.3, provider=provider)
     assert told == before
     assert (error.code, error.retry) == ("provider_timeout", True)
     assert "0.3 s" in error.message
     assert (await ended(server))["end"] == "closed"
+
+
+@pytest.mark.parametrize(("provider", "retry"), [("openai", True), ("anthropic", False)])
+async def test_the_kind_of_an_error_counts_where_it_is_always_told(
+    server: ModelServer, provider: str, retry: bool
+) -> None:
+    told, error = await failed(server, "!error_midstream kind=invalid_request_error", provider=provider)
+    assert (told, error.code, error.retry) == ("partial ", "provider_error", retry)
 
 
 async def test_a_call_that_never_ends(server: ModelServer) -> None:

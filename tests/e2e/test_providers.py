@@ -1,4 +1,4 @@
-"""A daemon in one process, a chat-completions service in another: what each answer of the service becomes."""
+"""A daemon in one process, a model's service in another: what each answer of the service becomes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.e2e.wire import DaemonProcess, connect, daemon
+from tests.model_formats import SIGNATURE
 from tests.model_server import ModelServer, model_server
 
 LIMIT = 60.0
@@ -27,6 +28,10 @@ def host(tmp_path_factory: pytest.TempPathFactory, service: ModelServer) -> Iter
         default_model = "real"
         [models.real]
         provider = "openai"
+        base_url = "{service.url}"
+        model = "theirs"
+        [models.messages]
+        provider = "anthropic"
         base_url = "{service.url}"
         model = "theirs"
         [limits]
@@ -54,11 +59,11 @@ class Told:
         return "".join(part["text"] for part in parts if part["kind"] == "text")
 
 
-async def tell(host: DaemonProcess, text: str, folder: Path, *, gaps: bool = False) -> Told:
+async def tell(host: DaemonProcess, text: str, folder: Path, *, model: str = "real", gaps: bool = False) -> Told:
     told = Told()
     with trio.fail_after(LIMIT):
         async with connect(host.folder) as wire:
-            session = (await wire.request("session.create", cwd=str(folder)))["session"]
+            session = (await wire.request("session.create", cwd=str(folder), model=model))["session"]
             started = await wire.request("run.start", session_id=session["id"], text=text, watch=True)
             for event in await wire.events(started["watch_id"], gaps=gaps):
                 told.text += event.get("text", "") if event["type"] == "part.delta" else ""
@@ -90,6 +95,47 @@ async def test_a_tool_call_round_trip(host: DaemonProcess, tmp_path: Path) -> No
     ]
     assert "the content of x" in calls[0]["output"]
     assert [message["info"].get("finish") for message in told.messages] == [None, "tool_calls", "stop"]
+
+
+async def test_a_messages_service_gets_its_thinking_back_with_the_result(
+    host: DaemonProcess, service: ModelServer, tmp_path: Path
+) -> None:
+    (tmp_path / "x.txt").write_text("the content of x")
+    told = await tell(host, '!tool name=files__read_file think=1 input={"path":"x.txt"}', tmp_path, model="messages")
+    assert told.end["status"] == "completed"
+    assert told.end["usage"] == {
+        "input_tokens": 22, "output_tokens": 6, "reasoning_tokens": 0,
+        "cache_read_tokens": 10, "cache_write_tokens": 8,
+    }  # fmt: skip
+    parts = [part for part in told.messages[1]["parts"] if part["kind"] in ("reasoning", "tool")]
+    assert [part["kind"] for part in parts] == ["reasoning", "tool"]
+    assert parts[0]["text"] == "It has to be read." and "signature" not in parts[0]
+    assert "the content of x" in parts[1]["output"]
+    first, second = [asked["body"] for asked in service.requests() if "think=1" in str(asked["body"])][:2]
+    assert [tool["name"] for tool in first["tools"]] == ["files__read_file", "files__search_files"]
+    _, answer, result = second["messages"]
+    assert answer["content"][0] == {"type": "thinking", "thinking": "It has to be read.", "signature": SIGNATURE}
+    assert result["content"][0]["tool_use_id"] == answer["content"][1]["id"]
+    # The next run, which `tell` made, does not repeat what was thought in this one.
+    assert SIGNATURE not in str(service.requests()[-1]["body"]) and SIGNATURE in str(second)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "kept"),
+    [
+        ("!error_midstream kind=invalid_request_error", "provider_error", "partial "),
+        ("!status code=400 message=prompt_is_too_long:_9_tokens", "context_overflow", ""),
+        ("!cut", "provider_error", "partial "),
+        ("!silence", "provider_timeout", "partial "),
+        ("!error200", "provider_error", ""),
+    ],
+)
+async def test_a_fault_of_a_messages_service(
+    host: DaemonProcess, tmp_path: Path, text: str, code: str, kept: str
+) -> None:
+    told = await tell(host, text, tmp_path, model="messages")
+    assert (told.end["status"], told.end["error"]["code"]) == ("failed", code)
+    assert told.text == kept == told.stored
 
 
 async def test_a_tool_that_leads_out_of_the_folder_is_refused(host: DaemonProcess, tmp_path: Path) -> None:
