@@ -11,8 +11,9 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,17 @@ class Findings:
         self._lines[key] = f"{'ok    ' if good else 'FAILED'} {what}: {value} {unit}".rstrip()
         if not good:
             self._failed.append(key)
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """What breaks the measurement itself off is a finding too."""
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001 - it is reported
+            traceback.print_exc()
+            while isinstance(exc, ExceptionGroup):
+                exc = exc.exceptions[0]
+            self.hold("broken_off", f"{type(exc).__name__}: {exc}", False, "", "the measurement was broken off")
 
     def report(self, only_json: bool) -> int:
         """Print all; the exit code."""

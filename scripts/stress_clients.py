@@ -491,7 +491,7 @@ def main() -> int:
         "ping_interval": f"{size.ping:g}s",
         "silence_timeout": f"{size.silence:g}s",
     }
-    with model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
+    with findings.told(), model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
         daemon = Daemon(models.url, Path(folder), limits, settle=0.0)
         try:
             trio.run(stress, daemon, size, findings)

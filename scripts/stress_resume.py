@@ -360,7 +360,7 @@ def main() -> int:
     asked = parser.parse_args()
     size = QUICK if asked.quick else FULL
     findings = Findings("resume", asked.quick)
-    with model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
+    with findings.told(), model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
         daemon = Daemon(models.url, Path(folder), settle=0.0)
         try:
             trio.run(stress, daemon, size, findings)

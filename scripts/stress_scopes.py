@@ -392,7 +392,7 @@ def main() -> int:
     count = asked.cycles or (3_000 if asked.quick else 100_000)
     findings = Findings("scopes", asked.quick)
     scopes = Scopes(count, asked.quick, findings)
-    with model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
+    with findings.told(), model_server() as models, tempfile.TemporaryDirectory(prefix="stress-") as folder:
         daemon = Daemon(models.url, Path(folder))
         try:
             trio.run(scopes.daemon, daemon)
