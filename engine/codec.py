@@ -211,6 +211,14 @@ def _collect(exc: BaseException, path: str, into: list[tuple[str, str]]) -> None
         _collect(inner, path, into)
 
 
+def _forget(exc: BaseException) -> None:
+    """Let go of what cattrs collected: its errors and its frames hold each other, and the input with them, until a
+    garbage collection. Requests that are refused would take memory as fast as they come."""
+    exc.__traceback__ = None
+    for inner in getattr(exc, "exceptions", ()):
+        _forget(inner)
+
+
 def decode(value: Json, kind: type[T], most: int = FIELDS_MAX) -> T:
     """A record of `kind` from a JSON value that came from outside. Raises DecodeError with every mistake, `most` at
     the most."""
@@ -219,6 +227,7 @@ def decode(value: Json, kind: type[T], most: int = FIELDS_MAX) -> T:
     except Exception as exc:  # noqa: BLE001 - cattrs raises whatever a hook met; all of it is the input's fault
         fields: list[tuple[str, str]] = []
         _collect(exc, "", fields)
+        _forget(exc)
         raise DecodeError(fields[:most]) from None
 
 

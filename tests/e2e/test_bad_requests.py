@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.e2e.raw import Raw, dial, open_socket
-from tests.e2e.wire import DaemonProcess, daemon
+from tests.e2e.wire import DaemonProcess, connect, daemon
 
 LIMIT = 60.0  # absolute, for a hung test
 
@@ -193,3 +193,29 @@ async def test_initialize_comes_first(server: DaemonProcess) -> None:
             await raw.initialize()
             await refused(raw, "initialize", {"client": client, "protocol": 2}, "unsupported_protocol")
             await raw.result("ping")
+
+
+TEXTS: Final = (
+    *("count to " + "9" * 5000, f"count to 5 every {'9' * 400} ms", "count to -1", "\0", "\u2028x", "x" * 1_000_000),
+    *("read ../../etc/passwd", "read /proc/self/environ", "read \0", "read .", "read fifo", "read " + "x" * 100_000),
+    *("search / for root", "search \0 for x", "search this folder for \0", "search " + "d/" * 5000 + " for x"),
+    *("search this folder for ((((a+)+)+)+)$", "search this folder for " + "x" * 100_000),
+)
+
+
+async def test_a_run_ends_whatever_it_is_asked(server: DaemonProcess, tmp_path: Path) -> None:
+    """The demo model and its tools are given what no person writes; nothing outside the folder is shown."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "text").write_text("a" * 100_000)
+    os.mkfifo(folder / "fifo")
+    with trio.fail_after(LIMIT):
+        async with connect(server.folder) as wire:
+            for text in TEXTS:
+                session = (await wire.request("session.create", cwd=str(folder)))["session"]
+                started = await wire.request("run.start", session_id=session["id"], text=text, watch=True)
+                end = (await wire.events(started["watch_id"]))[-1]
+                assert (end["type"], end["status"]) == ("run.finished", "completed"), text[:100]
+                page = await wire.request("session.messages", session_id=session["id"])
+                assert "root:" not in json.dumps(page) and "PATH=" not in json.dumps(page)
+            assert (await wire.request("daemon.stats"))["counts"]["defects"] == 0

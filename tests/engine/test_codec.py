@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from typing import Annotated, Any, Literal
 
@@ -191,3 +193,17 @@ def test_every_part_comes_back_as_it_was(kind: type[Any]) -> None:
     for record in (kind(**full), kind(**least)):
         assert codec.load(codec.dump(record), kind) == record
         assert codec.decode(codec.parse(codec.dump(record)), kind) == record
+
+
+def test_a_refused_value_leaves_no_garbage_for_the_collector() -> None:
+    """A refused message of a megabyte must be gone when it has been answered, not at some collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        for wrong in ({"text": 1, "inner": {"count": "x"}}, {"inner": [{}]}, [], {"nope": [1.5] * 1000}):
+            with contextlib.suppress(DecodeError):
+                codec.decode(wrong, Outer)
+                raise AssertionError("it was taken")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
