@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.cli.exits import FAILED, HELD, NO_DAEMON, USAGE, Exit
-from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, RemoteError
+from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, RemoteError, Untrusted
 from engine.config import ConfigError
 from engine.errors import EngineError
 from engine.storage.lock import Held
@@ -25,7 +25,7 @@ def explain(exc: BaseException) -> Exit | None:
             return Exit(NO_DAEMON, str(exc))
         case ConnectionLost():
             return Exit(NO_DAEMON, str(exc))
-        case AccessDenied():
+        case AccessDenied() | Untrusted():
             return Exit(USAGE, str(exc))
         case RemoteError():
             return Exit(FAILED, exc.message, *(f"{path}: {text}" for path, text in exc.fields))

@@ -44,15 +44,20 @@ async def open_client(arguments: Arguments, *, start: bool = False, reconnect: f
     async with contextlib.AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(connect(data_dir=folder, name=NAME, reconnect=reconnect))
-        except (NoDaemon, AccessDenied) as exc:
-            if isinstance(exc, AccessDenied) and holder(folder) is not None:
+        except NoDaemon:
+            if not start:
                 raise
-            # Nobody has the directory: what refuses is a daemon of another one at the port of one that was killed.
+        except AccessDenied:
+            if holder(folder) is not None:
+                raise
+            # What refuses is a daemon of another directory, at the port of one of this directory that was killed.
             if not start:
                 raise NoDaemon(f"no daemon runs on {folder} (start one with: greenroom serve)") from None
-            await start_daemon(folder, arguments.config)
-            client = await stack.enter_async_context(connect(data_dir=folder, name=NAME, reconnect=reconnect))
-        yield client
+        else:
+            yield client
+            return
+        await start_daemon(folder, arguments.config)
+        yield await stack.enter_async_context(connect(data_dir=folder, name=NAME, reconnect=reconnect))
 
 
 async def start_daemon(folder: Path, config: str | None) -> None:
@@ -85,7 +90,7 @@ def _spawn(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    _started.append(process)
+    _started[:] = [*(earlier for earlier in _started if earlier.poll() is None), process]
     return process, begin
 
 

@@ -2,7 +2,7 @@
 # trio-websocket, `link` is one connection, `watch` a reader's place in events, `connect` puts them together.
 
 from actors.client.connect import Client, StartedRun, connect
-from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, RemoteError
+from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, RemoteError, Untrusted
 from actors.client.link import Push
 from actors.client.watch import Watch
 
@@ -15,6 +15,7 @@ __all__ = [
     "Push",
     "RemoteError",
     "StartedRun",
+    "Untrusted",
     "Watch",
     "connect",
 ]

@@ -23,7 +23,7 @@ import trio
 
 from actors import places
 from actors.client.dial import Address, dial, find
-from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon
+from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, Untrusted
 from actors.client.link import Inbox, Link, open_link
 from actors.client.watch import RunWatch, SessionWatch, Watch
 from engine.restart import Backoff
@@ -128,7 +128,7 @@ class Client:
                     break
                 except (NoDaemon, ConnectionLost) as exc:
                     failure = exc
-                except AccessDenied as exc:
+                except (AccessDenied, Untrusted) as exc:
                     return self._set(None, exc)
         return self._set(None, failure)
 
@@ -163,7 +163,7 @@ async def connect(
     platform's), whose token is read from its file unless given. Closed when the block ends.
 
     A lost connection is made again by itself for `reconnect` seconds (0: never), and watches go on where they were.
-    Raises NoDaemon, AccessDenied, RemoteError (it does not speak this protocol).
+    Raises NoDaemon, AccessDenied, Untrusted, RemoteError (it does not speak this protocol).
     """
     client = Client(functools.partial(find, url, token, places.data_dir(data_dir)), name, reconnect)
     failure: Exception | None = None

@@ -18,7 +18,7 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
 
 from actors import places
-from actors.client.errors import AccessDenied, ConnectionLost, NoDaemon
+from actors.client.errors import AccessDenied, ConnectionLost, NoDaemon, Untrusted
 from engine.limits import DEFAULT
 from engine.wire.methods import SUBPROTOCOL
 
@@ -122,7 +122,8 @@ class Socket:
 
 @contextlib.asynccontextmanager
 async def dial(address: Address) -> AsyncIterator[Socket]:
-    """A WebSocket to the daemon until the block ends. Raises NoDaemon, AccessDenied, ConnectionLost."""
+    """A WebSocket to the daemon until the block ends. Raises NoDaemon, AccessDenied, Untrusted,
+    ConnectionLost."""
     stream, host, path = await _open(address)
     failure: Exception | None = None
     try:
@@ -173,6 +174,8 @@ async def _open(address: Address) -> tuple[trio.abc.Stream, str, str]:
             await stream.do_handshake()
     except (trio.BrokenResourceError, trio.TooSlowError) as exc:
         await trio.aclose_forcefully(plain)
+        if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+            raise Untrusted(address.url, exc.__cause__.verify_message) from None
         raise NoDaemon(f"no TLS with {address.url}: {exc.__cause__ or exc}") from None
     except BaseException:
         with trio.CancelScope(shield=True):  # does not wait

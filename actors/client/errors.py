@@ -21,6 +21,13 @@ class AccessDenied(ClientError):
         self.status = status
 
 
+class Untrusted(ClientError):
+    """A daemon serves there with a certificate that nobody who is trusted has signed for its address."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"the certificate of {url} is not trusted: {why} (SSL_CERT_FILE names who to trust)")
+
+
 class ConnectionLost(ClientError):
     """The connection ended while something was waited for. Whether a request was carried out is not known; a daemon
     that goes away on purpose closes with `code` 1001."""
