@@ -236,9 +236,7 @@ class Registry(Actor):
         await self._services.store.get_session(session_id)  # raises unknown_session
         done = await self._exclusively(session_id)
         try:
-            # Whoever asked may go: a deletion is carried out once begun. Bounded by the actors' graces and the disk.
-            with trio.CancelScope(shield=True):
-                await self._delete(session_id)
+            await self._delete(session_id)
         finally:
             del self._opening[session_id]
             done.set()
@@ -399,6 +397,8 @@ class Registry(Actor):
         run_id = feed.run.id
         self._active.pop(run_id, None)
         self._services.budget.end(feed.log)
+        # From here on the feed keeps the log alone: what the run's actor held goes with it.
+        feed.snapshots_from(functools.partial(final_snapshot, self._services.store, feed.run))
         self._retention.ended(run_id, trio.current_time())
         self._retained_changed.set()
         self._tell_drained()

@@ -14,7 +14,6 @@ end is shown as `interrupted` with `disk_full`, and its session stores that end 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +29,6 @@ from actors._feed import RunFeed
 from actors.journal import RunJournal
 from actors.models import Models
 from actors.snapshots import ShownPart, StoredSnapshot
-from actors.snapshots import final as final_snapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
 from engine import codec, ids
@@ -165,7 +163,7 @@ class Run(Actor):
                 if self._scope.cancelled_caught:
                     end = self._stopped()
             except Exception as exc:  # noqa: BLE001 - what broke while a cancellation was on its way through
-                end = self._stopped() if self._scope.cancel_called else self._failed(exc)
+                end = self._failed(exc)
         finally:
             self._settling = True
             lost = _lost(trio.TooSlowError())
@@ -196,6 +194,9 @@ class Run(Actor):
     def _failed(self, exc: BaseException) -> _End:
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
+        if self._scope.cancel_called:
+            _log.warning("%s was stopped, and met an error on its way out", self._feed.run.id, exc_info=exc)
+            return self._stopped()
         if isinstance(exc, ActorDied):
             return _lost(exc)
         if isinstance(exc, EngineError):
@@ -393,8 +394,6 @@ class Run(Actor):
         self._status = advance(self._status, record.status)
         self._feed.run = record
         self._show([RunFinished(status=record.status, reason=record.reason, error=record.error, usage=record.usage)])
-        # Of an ended run the feed holds the log, and nothing of what made it.
-        self._feed.snapshots_from(functools.partial(final_snapshot, self._services.store, record))
         self._feed.end()
         self._on_settled(self._feed, stored)
 

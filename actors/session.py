@@ -70,7 +70,7 @@ class SessionRef(Ref):
     async def start_run(self, start: StartRun) -> StartedRun | StoredRun:
         """Store the message and start its run; for a repeated request what the first one stored, whose run may
         have ended and left memory. Raises CallerError (session_busy, stale_revision, …). Cancelled: a start that was
-        begun is finished before this returns."""
+        begun goes on."""
         started: StartedRun | StoredRun = await self._do(_Start(start))
         return started
 
@@ -83,7 +83,8 @@ class SessionRef(Ref):
         await self._do(_Begun())
 
     async def _do(self, message: object) -> Any:
-        answer = await self._ask(message, join=True)
+        # No deadline here: a start may first join an old run, whose tools have their time to end.
+        answer = await self._ask(message, timeout=None)
         if isinstance(answer, DecodeError):
             raise answer
         return answer
@@ -143,6 +144,11 @@ class Session(Actor):
 
     async def on_start(self) -> None:
         self.cell.start_soon(self._publish)
+
+    def on_child_end(self, child: Cell, outcome: object) -> None:
+        # What an ended run held (its log, its last turn) is the registry's to keep or to drop.
+        if self._run is child.ref:
+            self._run = None
 
     async def handle(self, message: object) -> object:
         self._used = trio.current_time()
@@ -228,7 +234,8 @@ class Session(Actor):
         self.feed.add(feed)
         self._changed.set()
         try:
-            self._run = await self.cell.start_child(actor, run.id)
+            ref: RunRef = await self.cell.start_child(actor, run.id)
+            self._run = ref if ref.state != "ended" else None
         except BaseException as exc:
             journal.discard()
             now = self._services.now_ms()

@@ -10,6 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actors.api import RunHandle
+from actors.toolset import Toolbox
 from engine.errors import CallerError, PeerError
 from engine.providers.base import AnswerFinished, ReasoningDelta, TextDelta, ToolCallStarted, ToolInputDelta
 from engine.runs.events import PartDelta, PartFinished, PartStarted, RunFinished, ToolUpdated, TurnFinished
@@ -468,6 +469,37 @@ async def test_stop_while_the_run_settles_leaves_its_end(staged: Staged) -> None
         check_seq(shown(run))
         assert stage.runs_in_tree() == []
         await stage.usable(await stage.session_of(run))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_what_breaks_while_a_run_is_stopped_does_not_change_its_end(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, alone: bool
+) -> None:
+    """An error out of a cancellation comes alone, or in a group with the cancellation of other calls."""
+    calls = ["functions__broken"] if alone else ["functions__broken", "functions__add"]
+    waiting: list[str] = []
+
+    async def call(self: Toolbox, tool: str, *_: Any, **__: Any) -> Any:
+        waiting.append(tool)
+        try:
+            await trio.sleep_forever()
+        finally:
+            if tool == "functions.broken":
+                raise RuntimeError("on the way out")
+
+    async with staged(tools=[broken, add]) as stage:
+        run, asked = await stage.begin()
+        with monkeypatch.context() as patched:
+            patched.setattr(Toolbox, "call", call)
+            asked.tools(*[(name, "{}") for name in calls])
+            await until(
+                run, lambda found: len([u for u in of(found, ToolUpdated) if u.state == "running"]) == len(calls)
+            )
+            await wait_all_tasks_blocked()
+            assert len(waiting) == len(calls)
+            parts = await stopped(stage, run, once)
+        assert [part["state"] for part in parts] == ["error"] * len(calls)
+        assert "on the way out" in caplog.text
 
 
 async def test_an_ended_run_is_not_stopped_again(staged: Staged) -> None:
