@@ -26,6 +26,10 @@ _RESTART: Final = "restart"
 _PIECES_AHEAD: Final = 4
 
 
+def _silent() -> None:
+    """The ring of a watch that is closed."""
+
+
 class Post(Protocol):
     """The connection's side of a watch: where it says that it has something, and asks for a snapshot."""
 
@@ -39,10 +43,13 @@ class Post(Protocol):
 class RunReader:
     """One run as one watch sees it: a cursor in its log, or the pieces of a snapshot."""
 
-    __slots__ = ("_closed", "_post", "_room", "_wanting", "cursor", "feed", "from_store", "pieces", "watch")
+    __slots__ = (
+        "_closed", "_post", "_ring", "_room", "_wanting", "_watch_id", "cursor", "feed", "from_store", "pieces",
+    )  # fmt: skip
 
     def __init__(self, watch: Watch, post: Post, feed: RunFeed, after: int) -> None:
-        self.watch = watch
+        self._watch_id = watch.id
+        self._ring = watch.ring
         self.feed = feed
         # A log may begin above 1: there is nothing before it that could be missed.
         self.cursor = max(after, feed.run.first_seq - 1)
@@ -52,7 +59,7 @@ class RunReader:
         self._wanting = False
         self._closed = False
         self._room = trio.Event()  # rung when a piece is taken
-        feed.attach(watch.ring)
+        feed.attach(self._ring)
 
     def __repr__(self) -> str:
         return f"<RunReader {self.feed.run.id} at {self.cursor}>"
@@ -78,7 +85,7 @@ class RunReader:
 
     def pull(self, room: int) -> str | None:
         """The next frame, with about `room` bytes of events; None if there is none now."""
-        watch_id, run_id = self.watch.id, self.feed.run.id
+        watch_id, run_id = self._watch_id, self.feed.run.id
         if self.pieces:
             text = frames.push_snapshot(watch_id, self.pieces.popleft())
             self._room.set()
@@ -109,7 +116,7 @@ class RunReader:
             if self._closed:
                 return
             self.pieces.append(piece)
-            self.watch.ring()
+            self._ring()
         # Of a run that has left memory the snapshot is all that there is, whatever its number.
         self._go_on(self.feed.log.last_seq if self.feed.evicted else snapshot.seq)
 
@@ -124,11 +131,12 @@ class RunReader:
         self.cursor = seq
         if not self.pieces:
             self._post.release(self)
-        self.watch.ring()
+        self._ring()
 
     def close(self) -> None:
         self._closed = True
-        self.feed.detach(self.watch.ring)
+        self.feed.detach(self._ring)
+        self._ring = _silent  # as of a watch
         self.pieces.clear()
         self._room.set()
         self._post.release(self)
@@ -166,7 +174,8 @@ class Watch:
         raise NotImplementedError
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Leave the feeds. Idempotent; nothing is pulled afterwards."""
+        self.ring = _silent  # no cycle from here on: what was watched is not kept until a collection
 
 
 class RunWatch(Watch):
@@ -197,6 +206,7 @@ class RunWatch(Watch):
 
     def close(self) -> None:
         self._reader.close()
+        super().close()
 
     def _ending(self) -> Closed | None:
         """Why the watch ends now, if it does; asked when there is nothing to send."""
@@ -290,6 +300,7 @@ class SessionWatch(Watch):
         self._feed.detach(self.ring)
         if self._reader is not None:
             self._reader.close()
+        super().close()
 
     def _has_next(self) -> bool:
         return bool(self._backlog) or bool(self._feed.runs_after(self._index))

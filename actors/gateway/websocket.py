@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -186,7 +187,7 @@ class _Stream(trio.abc.Stream):
         return self._connection._wsproto.state is ConnectionState.OPEN
 
     def begin(self, connection: Any) -> None:
-        self._connection = connection
+        self._connection = weakref.proxy(connection)  # which holds this stream, and all who use either hold it
         self._read += self._behind
         self._behind = b""
         self._begun.set()

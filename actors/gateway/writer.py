@@ -31,6 +31,10 @@ PIECE_BYTES: Final = 64 * KIB
 _PIECE_ROOM: Final = PIECE_BYTES + EVENTS_OVERHEAD + KIB
 
 
+def _nothing(*_arguments: object) -> None:
+    """What a writer asks of a connection that has ended."""
+
+
 @attrs.define(slots=True)
 class Sent:
     """What left, of all connections."""
@@ -126,6 +130,8 @@ class Writer:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
+        # No cycle from here on: the connection and all that it holds are freed with its last reference.
+        self._spawn = self._on_sent = _nothing
 
     # ------------------------------------------------------------ for watches (Post)
     def ring(self, watch: Watch) -> None:
