@@ -222,6 +222,7 @@ async def test_a_second_stop_can_only_shorten_the_grace(
         nursery.start_soon(ref.stop)
         await trio.sleep(1)
         nursery.start_soon(ref.stop, "be quick", 2)
+        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(ref.stop, "take your time", 100)
         outcome = await ref.wait_ended()
         assert trio.current_time() - began == pytest.approx(3)

@@ -171,7 +171,7 @@ async def test_a_stop_while_a_child_is_added_cancels_its_start(nursery: trio.Nur
 
 async def test_a_stop_during_the_first_start_stops_in_reverse_what_had_started(nursery: trio.Nursery) -> None:
     log: list[str] = []
-    slow = trio.lowlevel.checkpoint
+    slow = trio.testing.wait_all_tasks_blocked  # long enough for others to overtake
     parent = Probe()
     supervisor = Supervisor(
         [spec("a", log, on_stop=slow), spec("b", log, on_stop=slow), spec("c", log, on_start=forever)]
