@@ -11,6 +11,10 @@ from types import ModuleType
 
 import pytest
 
+import actors
+import actors.client
+import engine
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,6 +50,25 @@ def plant(root: Path, file: str, statement: str, *, inside: bool) -> int:
 
 def test_this_tree_keeps_the_rules() -> None:
     assert import_rules.check(ROOT) == []
+
+
+def test_the_public_names() -> None:
+    assert sorted(actors.__all__) == ["Engine", "RunHandle", "SessionHandle", "open_engine"]
+    assert all(getattr(actors, name).__module__ == "actors.api" for name in actors.__all__)
+    assert not hasattr(engine, "__all__")  # rules are imported from where they are
+    assert sorted(actors.client.__all__) == [
+        "AccessDenied",
+        "Client",
+        "ClientError",
+        "ConnectionLost",
+        "NoDaemon",
+        "Push",
+        "RemoteError",
+        "StartedRun",
+        "Untrusted",
+        "Watch",
+        "connect",
+    ]
 
 
 PLANTED = [

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.e2e.terminal import Terminal
 from tests.test_imports import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,12 +170,9 @@ def test_an_interrupted_installation_is_repeated(venv: ModuleType, monkeypatch: 
 
 
 def test_two_at_the_same_time_make_it_once(venv: ModuleType) -> None:
-    processes = [multiprocessing.get_context("fork").Process(target=venv.main) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
-        assert process.exitcode == 0
+    # Locks are of open files, so that threads lock each other out as processes do.
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: venv.main(), range(4))) == [0] * 4
     assert calls(venv) == MADE + INSTALLED
 
 
@@ -184,6 +183,43 @@ def test_scripts_are_plain_shell_and_can_be_run(script: str) -> None:
     assert os.access(path, os.X_OK)
     assert path.read_text().startswith("#!/bin/sh\n")
     assert subprocess.run(["sh", "-n", str(path)], check=False).returncode == 0
+
+
+@pytest.fixture
+def greenroom(tmp_path: Path) -> Path:
+    """scripts/run beside an environment that is made, whose program shows what it was called with."""
+    for folder in ("scripts", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/run", tmp_path / "scripts")
+    (tmp_path / "scripts/_venv.sh").write_text(f"venv={tmp_path}/.venv\n")
+    program = tmp_path / ".venv/bin/greenroom"
+    program.write_text('#!/bin/sh\nprintf "<%s>" "$@"; pwd; [ -t 0 ] || cat; exit 5\n')
+    program.chmod(0o755)
+    return tmp_path / "scripts/run"
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["search this folder for def"], "<run><--start><search this folder for def>"),
+        (["--json", "a", "'b' $c"], "<run><--start><--json><a><'b' $c>"),
+        ([], "<run><--start><->"),
+    ],
+)
+def test_run_answers_once_where_it_is_called(greenroom: Path, tmp_path: Path, words: list[str], called: str) -> None:
+    """Its exit code and its input are the program's."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    command = [str(greenroom), *words]
+    ended = subprocess.run(command, cwd=place, input="hi\n", capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (5, "")
+    assert ended.stdout == f"{called}{place}\nhi\n"
+
+
+def test_run_opens_a_chat_on_a_terminal(greenroom: Path) -> None:
+    terminal = Terminal([str(greenroom)], os.environ)
+    assert terminal.wait() == 5
+    assert terminal.seen.startswith(b"<chat><--start>")
 
 
 def test_without_a_python_the_scripts_say_what_they_need(tmp_path: Path) -> None:

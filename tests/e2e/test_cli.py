@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 import trustme
 
 from actors.cli.processes import holder
+from tests.e2e.terminal import Terminal
 from tests.e2e.wire import DaemonProcess, daemon
 
 LIMIT = 60.0  # absolute, for a hung test
@@ -416,100 +414,64 @@ def test_chat_in_a_pipe_has_a_message_a_line(server: DaemonProcess) -> None:
     assert ">" not in ended.stdout and "there is no /nothing" in ended.stderr
 
 
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.seen = b""
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            os.execve(COMMAND[0], [*COMMAND, *words], environment(GREENROOM_DATA=str(folder)))
-
-    def expect(self, text: str) -> None:
-        """Read until it is seen."""
-        until = time.monotonic() + LIMIT
-        while text.encode() not in self.seen:
-            ready, _, _ = select.select([self.descriptor], [], [], max(0, until - time.monotonic()))
-            assert ready, self.seen
-            try:
-                self.seen += os.read(self.descriptor, 65536)
-            except OSError as exc:
-                raise AssertionError(f"ended after {self.seen!r}") from exc
-        self.seen = self.seen.partition(text.encode())[2]
-
-    def type(self, text: str) -> None:
-        os.write(self.descriptor, text.encode())
-
-    def wait(self) -> int:
-        with contextlib.suppress(OSError):
-            while os.read(self.descriptor, 65536):
-                pass
-        os.close(self.descriptor)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+def terminal(folder: Path, *words: str, cwd: Path | None = None) -> Terminal:
+    return Terminal([*COMMAND, *words], environment(GREENROOM_DATA=str(folder)), cwd)
 
 
 def test_chat_on_a_terminal(server: DaemonProcess) -> None:
-    terminal = Terminal(server.folder, "chat")
-    terminal.expect("model demo")
-    terminal.expect("> ")
-    terminal.type("count to 3\n")
-    terminal.expect("1 2 3 ")
-    terminal.expect("> ")
-    terminal.type("count to 100000 every 5 ms\n")
-    terminal.expect("1 2 3 4 ")
-    terminal.type("\x03")
-    terminal.expect("[stopping]")
-    terminal.expect("cancelled")
-    terminal.expect("> ")
-    terminal.type("/sessions\n")
-    terminal.expect("count to 3")
-    terminal.expect("> ")
-    terminal.type("/help\n")
-    terminal.expect("/quit")
-    terminal.expect("> ")
-    terminal.type("/quit\n")
-    assert terminal.wait() == 0
+    chat = terminal(server.folder, "chat")
+    chat.expect("model demo")
+    chat.expect("> ")
+    chat.type("count to 3\n")
+    chat.expect("1 2 3 ")
+    chat.expect("> ")
+    chat.type("count to 100000 every 5 ms\n")
+    chat.expect("1 2 3 4 ")
+    chat.type("\x03")
+    chat.expect("[stopping]")
+    chat.expect("cancelled")
+    chat.expect("> ")
+    chat.type("/sessions\n")
+    chat.expect("count to 3")
+    chat.expect("> ")
+    chat.type("/help\n")
+    chat.expect("/quit")
+    chat.expect("> ")
+    chat.type("/quit\n")
+    assert chat.wait() == 0
 
 
 def test_leaving_a_chat_by_an_interrupt_is_5(server: DaemonProcess) -> None:
-    terminal = Terminal(server.folder, "chat")
-    terminal.expect("> ")
-    terminal.type("\x03")
-    assert terminal.wait() == 5
+    chat = terminal(server.folder, "chat")
+    chat.expect("> ")
+    chat.type("\x03")
+    assert chat.wait() == 5
 
 
 def test_chat_goes_on_with_another_daemon(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with ending(folder):
-        terminal = Terminal(folder, "chat", "--start")
-        terminal.expect("> ")
-        terminal.type("count to 2\n")
-        terminal.expect("1 2 ")
-        terminal.expect("> ")
+        chat = terminal(folder, "chat", "--start")
+        chat.expect("> ")
+        chat.type("count to 2\n")
+        chat.expect("1 2 ")
+        chat.expect("> ")
         pid = holder(folder)
         assert greenroom(folder, "stop").returncode == 0
-        terminal.type("count to 3\n")
-        terminal.expect("1 2 3 ")
-        terminal.expect("> ")
+        chat.type("count to 3\n")
+        chat.expect("1 2 3 ")
+        chat.expect("> ")
         assert holder(folder) not in (pid, None)
-        terminal.type("\x04")
-        assert terminal.wait() == 0
+        chat.type("\x04")
+        assert chat.wait() == 0
         (session,) = json.loads(answer(greenroom(folder, "sessions", "--json")))["sessions"]
         assert session["message_count"] == 4
 
 
 def test_a_terminal_is_not_taken_over_by_what_a_tool_found(server: DaemonProcess, workplace: Path) -> None:
     (workplace / "evil.txt").write_text("needle \x1b]0;owned\x07\x1b[2J end\n")
-    script = f"cd {workplace}; exec {sys.executable} -P -c '{COMMAND[-1]}' run search this folder for needle"
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.execve("/bin/sh", ["sh", "-c", script], environment(GREENROOM_DATA=str(server.folder)))
-    seen = b""
-    with contextlib.suppress(OSError):
-        while data := os.read(descriptor, 65536):
-            seen += data
-    os.close(descriptor)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"needle" in seen and b"\x1b" not in seen and b"\x07" not in seen
+    shown = terminal(server.folder, "run", "search this folder for needle", cwd=workplace)
+    assert shown.wait() == 0
+    assert b"needle" in shown.seen and b"\x1b" not in shown.seen and b"\x07" not in shown.seen
     # A pipe gets what was found.
     assert "needle" in answer(greenroom(server.folder, "run", "search this folder for needle", cwd=workplace))
