@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,25 +97,9 @@ class Slot:
     kills: int = 0
 
 
-@contextlib.asynccontextmanager
-async def until_killed(folder: Path) -> AsyncIterator[tuple[Wire, trio.Nursery]]:
-    """A connection with a nursery for its readers; the end of the daemon ends the block quietly."""
-
-    def only_gone(error: BaseException) -> bool:
-        # HandshakeError and ConnectionClosed of trio-websocket: the daemon went in the middle of something.
-        return isinstance(error, GONE) or type(error).__module__.startswith("trio_websocket")
-
-    try:
-        async with connect(folder) as wire, trio.open_nursery() as nursery:
-            yield wire, nursery
-            nursery.cancel_scope.cancel(reason="done")
-    except BaseExceptionGroup as group:
-        _, rest = group.split(only_gone)
-        if rest is not None:
-            raise rest from None
-    except Exception as exc:
-        if not only_gone(exc):
-            raise
+def only_gone(error: BaseException) -> bool:
+    """Whether this is how the daemon's end is seen: of the socket, or of trio-websocket in the middle of something."""
+    return isinstance(error, GONE) or type(error).__module__.startswith("trio_websocket")
 
 
 # ------------------------------------------------------------ load
@@ -129,22 +113,33 @@ class Load:
         self.gone = False  # the daemon is
 
     async def run(self, leaving: list[ShownSession]) -> None:
-        async with until_killed(self.folder) as (wire, nursery):
-            try:
-                while True:
-                    session = self.slot.session or await self.create(wire)
-                    await self.act(wire, nursery, session)
-                    if session.deletion == "done":
-                        leaving.append(session)
-                        self.slot.session = None
-            except WireError as exc:
-                self.totals.problem(f"{self.slot.session}: refused: {exc}")
-            except ConnectionError:
-                pass
-            # What arrived before the end was shown, too.
-            async with self.news:
-                while self.following:
-                    await self.news.wait()
+        try:
+            async with connect(self.folder) as wire, trio.open_nursery() as nursery:
+                await self.use(wire, nursery, leaving)
+                # What arrived before the end was shown, too.
+                async with self.news:
+                    while self.following:
+                        await self.news.wait()
+        except BaseExceptionGroup as group:
+            if (rest := group.split(only_gone)[1]) is not None:
+                raise rest from None
+        except Exception as exc:
+            if not only_gone(exc):
+                raise
+
+    async def use(self, wire: Wire, nursery: trio.Nursery, leaving: list[ShownSession]) -> None:
+        """Until the daemon is gone."""
+        try:
+            while True:
+                session = self.slot.session or await self.create(wire)
+                await self.act(wire, nursery, session)
+                if session.deletion == "done":
+                    leaving.append(session)
+                    self.slot.session = None
+        except WireError as exc:
+            self.totals.problem(f"{self.slot.session}: refused: {exc}")
+        except ConnectionError:
+            pass
 
     async def create(self, wire: Wire) -> ShownSession:
         asked = {"title": self.word(), "metadata": {"n": 0}, "cwd": str(self.files), "idempotency_key": self.word()}
