@@ -249,9 +249,9 @@ def actors_rules(module: Module, imported: Import, names: set[str]) -> Iterator[
         yield "import from the module of engine where a name is defined"
     elif top == "actors" and module.name != "actors":
         own, other = position(module.name), position(meant)
-        if meant == "actors":
+        if imported.module == "actors":
             yield "a module of actors imports from where a name is defined, not from the package"
-        elif own is not None and other is not None and other > own:
+        if own is not None and other is not None and other > own:
             yield f"{module.name} must not import {meant}, which is above it in ACTORS_ORDER"
     elif top in ("tests", "scripts"):
         yield f"product code must not import {meant}"

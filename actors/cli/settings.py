@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from actors import places
 from actors.cli.exits import USAGE, Exit
+from actors.places import config_file
 from engine.config import FILE_BYTES, Config, ConfigError, parse
 from engine.config_values import parse_quantity
 
@@ -40,7 +40,7 @@ def seconds(option: str, text: str) -> float:
 def read_config(given: str | None, **overrides: object) -> Config:
     """The configuration: the file that is given, else the platform's if it is there. Every mistake of it is told on a
     line of its own, with its place."""
-    path = Path(given).expanduser() if given is not None else places.config_file()
+    path = Path(given).expanduser() if given is not None else config_file()
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(FILE_BYTES + 1)

@@ -21,11 +21,11 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors import places
 from actors.client.dial import Address, dial, find
 from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, Untrusted
 from actors.client.link import Inbox, Link, open_link
 from actors.client.watch import RunWatch, SessionWatch, Watch
+from actors.places import data_dir as folder_of
 from engine.restart import Backoff
 from engine.version import VERSION
 
@@ -165,7 +165,7 @@ async def connect(
     A lost connection is made again by itself for `reconnect` seconds (0: never), and watches go on where they were.
     Raises NoDaemon, AccessDenied, Untrusted, RemoteError (it does not speak this protocol).
     """
-    client = Client(functools.partial(find, url, token, places.data_dir(data_dir)), name, reconnect)
+    client = Client(functools.partial(find, url, token, folder_of(data_dir)), name, reconnect)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:

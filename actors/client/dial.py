@@ -17,8 +17,8 @@ import attrs
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
 
-from actors import places
 from actors.client.errors import AccessDenied, ConnectionLost, NoDaemon, Untrusted
+from actors.places import read_daemon_file, read_token, token_file
 from engine.limits import DEFAULT
 from engine.wire.methods import SUBPROTOCOL
 
@@ -45,18 +45,18 @@ def find(url: str | None, token: str | None, data_dir: Path) -> Address:
     """The address: given, or from the data directory's files. Raises NoDaemon."""
     if url is not None and token is not None:
         return Address(_websocket_url(url), token)
-    daemon = places.read_daemon_file(data_dir)
-    token_file = places.token_file(data_dir)
+    daemon = read_daemon_file(data_dir)
+    token_path = token_file(data_dir)
     if daemon is None:
         if url is None:
             raise NoDaemon(f"no daemon runs on {data_dir} (start one with: greenroom serve)")
     else:
         url = url or daemon.ws_url
-        token_file = Path(daemon.token_file)
+        token_path = Path(daemon.token_file)
     try:
-        found = token if token is not None else places.read_token(token_file)
+        found = token if token is not None else read_token(token_path)
     except OSError as exc:
-        raise NoDaemon(f"the token of the daemon cannot be read from {token_file}: {exc.strerror or exc}") from None
+        raise NoDaemon(f"the token of the daemon cannot be read from {token_path}: {exc.strerror or exc}") from None
     return Address(_websocket_url(url), found)
 
 
@@ -64,9 +64,14 @@ def _websocket_url(url: str) -> str:
     """`ws://host/ws` for any way to write the address (`http://host`, as `greenroom serve` prints it)."""
     if url.startswith(_UNIX):
         return url
-    parts = urlsplit(url)
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        # Reading `port` raises for one that is out of range.
+        good = scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise NoDaemon(f"{url} is no address of a daemon: expected http(s)://host:port, ws(s)://… or unix:PATH")
     return f"{scheme}://{parts.netloc}{parts.path if parts.path not in ('', '/') else '/ws'}"
 

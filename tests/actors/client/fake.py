@@ -97,14 +97,14 @@ class FakeDaemon:
 
 
 @contextlib.asynccontextmanager
-async def serving(daemon: FakeDaemon, port: int = 0) -> AsyncIterator[Callable[[], None]]:
+async def serving(daemon: FakeDaemon, ssl_context: Any = None) -> AsyncIterator[Callable[[], None]]:
     """Serve until the block ends, or until what it gives is called; connections are cut without a word."""
     scope = trio.CancelScope()  # of the server alone, not of the block
 
     async def serve(task_status: trio.TaskStatus[Any]) -> None:
         with scope:
             async with trio.open_nursery() as handlers:
-                handler = partial(serve_websocket, daemon.handle, "127.0.0.1", port, None, handler_nursery=handlers)
+                handler = partial(serve_websocket, daemon.handle, "127.0.0.1", 0, ssl_context, handler_nursery=handlers)
                 task_status.started(await handlers.start(handler))
 
     async with trio.open_nursery() as nursery:

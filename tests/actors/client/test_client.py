@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,23 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
+from trio_websocket import WebSocketConnection, WebSocketRequest, wrap_server_stream
 
-from actors.client import AccessDenied, Client, ConnectionLost, NoDaemon, RemoteError, Watch, connect
+from actors.client import (
+    AccessDenied,
+    Client,
+    ConnectionLost,
+    NoDaemon,
+    RemoteError,
+    Untrusted,
+    Watch,
+    connect,
+    dial,
+    link,
+)
 from actors.client.link import INBOX_PUSHES
-from tests.actors.client.fake import TOKEN, FakeDaemon, fake_daemon, serving
+from tests.actors.client.fake import HELLO, TOKEN, FakeDaemon, fake_daemon, serving
 
 LIMIT = 20.0
 
@@ -349,6 +363,30 @@ async def test_a_port_where_nobody_listens_is_no_daemon(tmp_path: Path) -> None:
             raise AssertionError("there is none")
 
 
+@pytest.mark.parametrize("url", ["", "localhost:1", "ftp://h", "http://", "http://h:99999", "http://h:x", "ws://[::1"])
+async def test_what_is_no_address_is_said_so(url: str) -> None:
+    with pytest.raises(NoDaemon, match="is no address of a daemon"):
+        async with connect(url, token=TOKEN):
+            raise AssertionError("there is none")
+
+
+async def test_a_certificate_of_a_stranger_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    daemon = FakeDaemon()
+    with trio.fail_after(LIMIT):
+        async with serving(daemon, context):
+            url = f"https://127.0.0.1:{daemon.port}"
+            with pytest.raises(Untrusted, match="SSL_CERT_FILE"):
+                async with connect(url, token=TOKEN):
+                    raise AssertionError("it is not trusted")
+            authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+            async with connect(url, token=TOKEN) as client:
+                assert client.hello["server"]["name"] == "fake"
+
+
 async def test_a_refused_token_is_said_so() -> None:
     with trio.fail_after(LIMIT):
         async with fake_daemon() as daemon:
@@ -391,6 +429,65 @@ async def test_what_is_not_the_protocol_ends_the_connection(message: str) -> Non
                     await client.request("ping")
 
 
+async def test_a_peer_that_is_gone_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def say_nothing(socket: WebSocketConnection, ping: object) -> None:
+        pass
+
+    monkeypatch.setattr(WebSocketConnection, "_handle_ping_event", say_nothing)
+    monkeypatch.setattr(link, "PING_INTERVAL", 0.01)
+    monkeypatch.setattr(link, "PONG_SECONDS", 0.05)
+    with trio.fail_after(LIMIT):
+        async with fake_daemon() as daemon, connect(daemon.url, token=TOKEN) as client:
+            with pytest.raises(ConnectionLost):
+                await client.request("ping")
+
+
+async def test_a_peer_that_answers_pings_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings = 0
+    enough = trio.Event()
+    answer = WebSocketConnection._handle_ping_event
+
+    async def count(socket: WebSocketConnection, ping: Any) -> None:
+        nonlocal pings
+        pings += 1
+        if pings == 3:
+            enough.set()
+        await answer(socket, ping)
+
+    monkeypatch.setattr(WebSocketConnection, "_handle_ping_event", count)
+    monkeypatch.setattr(link, "PING_INTERVAL", 0.001)
+    with trio.fail_after(LIMIT):
+        async with fake_daemon() as daemon, connect(daemon.url, token=TOKEN) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, "ping")
+            asked = await daemon.asked("ping")
+            await enough.wait()
+            await asked.reply()
+
+
+async def test_a_peer_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is being sent cannot be cancelled half; it has a deadline."""
+    monkeypatch.setattr(dial, "SEND_SECONDS", 0.2)
+
+    async def deaf(request: WebSocketRequest) -> None:
+        socket = await request.accept(subprotocol="greenroom.v1")
+        hello = json.loads(await socket.get_message())
+        await socket.send_message(json.dumps({"id": hello["id"], "result": HELLO}))
+        await trio.sleep_forever()
+
+    daemon = FakeDaemon()
+    daemon.handle = deaf  # type: ignore[method-assign]
+    with trio.fail_after(LIMIT):
+        async with serving(daemon), connect(daemon.url, token=TOKEN) as client:
+
+            async def ask() -> None:
+                with pytest.raises(ConnectionLost):
+                    await client.request("run.start", {"text": "x" * 900_000})
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(40):  # more than the buffers of both sockets
+                    nursery.start_soon(ask)
+
+
 async def test_an_exception_of_the_body_comes_out_as_it_is() -> None:
     async with fake_daemon() as daemon:
         with trio.fail_after(LIMIT), pytest.raises(KeyError):
@@ -399,8 +496,6 @@ async def test_an_exception_of_the_body_comes_out_as_it_is() -> None:
 
 
 async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
-    from trio_websocket import wrap_server_stream
-
     async def serve(stream: trio.SocketStream) -> None:
         async with trio.open_nursery() as nursery:
             request = await wrap_server_stream(nursery, stream)
