@@ -264,6 +264,7 @@ class Cell:
         burst = 0
         while (envelope := await self._mailbox.get()) is not None:
             await self._handle(envelope)
+            del envelope  # an idle actor keeps nothing of its last message, nor of the answer
             burst += 1
             if burst == BURST:  # neither get nor the handler needs to have been a checkpoint
                 burst = 0

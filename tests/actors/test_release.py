@@ -1,0 +1,121 @@
+"""What ends is freed at its end: nothing waits in a cycle for a collection, which a quiet daemon makes seldom."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from actors.gateway.connection import Connection
+from actors.gateway.watches import RunReader, RunWatch, SessionWatch, Watch
+from tests.actors.gateway.fakes import FakeRun, serve
+from tests.actors.scripted import LIMIT, Staged, names, staged
+
+__all__ = ["staged"]
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Nobody:
+    """A connection that is told of nothing."""
+
+    def ring(self, watch: Watch) -> None:
+        pass
+
+    def want(self, reader: RunReader) -> None:
+        pass
+
+    def release(self, reader: RunReader) -> None:
+        pass
+
+
+def held(value: Any) -> weakref.ref[Any]:
+    return weakref.ref(value)
+
+
+async def test_an_evicted_run_leaves_nothing_in_a_session_that_lives_on(staged: Staged) -> None:
+    async with staged(terminal_retention=0.05) as stage:
+        run, call = await stage.begin()
+        session_id = await stage.session_of(run)
+        log = held(run._feed.log)
+        call.text("some")
+        call.end()
+        await run.wait()
+        del run, call
+        while stage.registry.registry_statistics().retained_runs:
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        assert session_id in names(stage.engine.tree())
+        assert log() is None
+
+
+async def test_a_retained_run_keeps_its_log_and_not_its_actor(staged: Staged) -> None:
+    async with staged() as stage:
+        run, call = await stage.begin()
+        actor = held(run._feed._snapshot.__self__)  # type: ignore[union-attr]
+        assert type(actor()).__name__ == "Run"
+        call.text("some")
+        call.end()
+        await run.wait()
+        del call
+        await wait_all_tasks_blocked()
+        assert actor() is None
+        assert stage.registry.registry_statistics().retained_runs == 1
+        snapshot = await run._feed.snapshot()
+        assert snapshot.seq == run._feed.run.last_seq
+        assert b'"text":"some"' in (await snapshot.next() or b"")
+
+
+def test_a_closed_watch_keeps_no_run() -> None:
+    run = FakeRun()
+    run.start()
+    watch = RunWatch("w1", Nobody(), run.feed, 0)
+    assert watch.pull(1000) is not None
+    mark = held(watch.ring)  # of what it and its reader share: a cycle would keep it
+    watch.close()
+    del watch
+    assert mark() is None
+    assert not run.feed.watched
+
+
+async def test_a_closed_watch_of_a_session_keeps_no_run() -> None:
+    async with serve() as served:
+        run = served.registry.add(FakeRun())
+        run.start()
+        feed = await served.registry.watch_session("ses_1")
+        watch = SessionWatch("w1", Nobody(), feed, None)
+        assert watch.pull(1000) is not None
+        mark = held(watch.ring)
+        watch.close()
+        del watch
+        assert mark() is None
+        assert not run.feed.watched and not feed.watched
+
+
+async def test_a_connection_that_has_ended_is_gone() -> None:
+    with trio.fail_after(LIMIT):
+        async with serve() as served:
+            run = served.registry.add(FakeRun())
+            run.start()
+            async with served.connect() as wire:
+                await wire.request("run.watch", run_id="run_1")
+                [found] = [held(one) for one in gc.get_objects() if type(one) is Connection]
+                library = held(found()._socket._connection)  # type: ignore[union-attr]
+            while served.ref.gateway_statistics().sockets:
+                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
+            assert found() is None
+            assert library() is None
