@@ -87,12 +87,11 @@ def has_body(request: h11.Request) -> bool:
 
 def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, site: Site) -> Answer | Upgrade:
     probe = path in (b"/healthz", b"/readyz")
-    if not probe:  # those tell nothing that is worth a secret, and whoever watches over the daemon has its own names
-        verdict = site.access.judge_place(headers)
-        if verdict == "bad host":
-            return refuse(403, "this Host is not served: use a loopback name or add it to allowed_hosts")
-        if verdict == "bad origin":
-            return refuse(403, "this Origin may not use the daemon: add it to allowed_origins if it should")
+    verdict = site.access.judge_place(headers)
+    if verdict == "bad host":
+        return refuse(403, "this Host is not served: use a loopback name or add it to allowed_hosts")
+    if verdict == "bad origin":
+        return refuse(403, "this Origin may not use the daemon: add it to allowed_origins if it should")
     if not probe and path not in (b"/", b"/metrics", b"/ws"):
         return refuse(404, "there is nothing here")
     if request.method not in (b"GET", b"HEAD") or (path == b"/ws" and request.method == b"HEAD"):

@@ -71,7 +71,8 @@ async def browser(served: Served) -> Browser:
 
 ACCESS = {
     "probe": ("/healthz", [], None, 200),
-    "probe with whatever": ("/healthz", ["Origin: https://evil.example"], "evil.example", 200),
+    "probe by a foreign name": ("/healthz", [], "evil.example", 403),
+    "probe by a foreign page": ("/readyz", ["Origin: https://evil.example"], None, 403),
     "ready": ("/readyz", [], None, 200),
     "page without token": ("/", [], None, 401),
     "metrics without token": ("/metrics", [], None, 401),
