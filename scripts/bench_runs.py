@@ -5,7 +5,7 @@
 The model service (tests/model_server.py) and the daemon are processes of their own, each measure has a daemon of its
 own. Measured:
 
-- resident memory per finished run after the plateau, of N runs with 200 deltas and N / 3 with 2,000: the retention is
+- resident memory per finished run after the plateau, of N runs with 200 deltas and as many with 2,000: the retention is
   set small, so that the plateau is reached early and what grows after it is kept by nobody's intention
 - a burst: many runs are active and end at once; resident memory when their window has passed
 - a run of one token, everything durable: wall and CPU time; and runs a second of several clients
@@ -56,6 +56,7 @@ ONE_TOKEN_MS, ONE_TOKEN_CPU_MS, STOP_MS = 10.0, 8.0, 3.0
 @attrs.frozen
 class Size:
     runs: int
+    long_runs: int
     burst: int
     one_token: int
     rate: int  # one-token runs whose rate is taken
@@ -64,8 +65,8 @@ class Size:
 
 def size(quick: bool, runs: int | None) -> Size:
     if quick:
-        return Size(runs=runs or 300, burst=250, one_token=40, rate=150, stops=10)
-    return Size(runs=runs or 10_000, burst=1000, one_token=300, rate=2000, stops=100)
+        return Size(runs=runs or 300, long_runs=(runs or 300) // 3, burst=250, one_token=40, rate=150, stops=10)
+    return Size(runs=runs or 10_000, long_runs=runs or 10_000, burst=1000, one_token=300, rate=2000, stops=100)
 
 
 async def start(client: Client, session_id: str, text: str) -> Any:
@@ -310,7 +311,7 @@ class Bench:
         self.findings.hold("burst_released", clean, clean, "", "no run and no descriptor is left of it")
 
     def slopes(self, size: Size) -> None:
-        for deltas, runs in ((200, size.runs), (2000, size.runs // 3)):
+        for deltas, runs in ((200, size.runs), (2000, size.long_runs)):
             most = max(SLOPE_KIB, round(ARENA_KIB / runs, 2))
             result = self.measure(SLOPE_LIMITS, measure_slope, runs, deltas)
             self.findings.note(f"runs_of_{deltas}", result, "", f"runs of {deltas} deltas")
@@ -321,7 +322,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, help="of 200 deltas; default 10000, 300 with --quick")
+    parser.add_argument("--runs", type=int, help="for the slopes; default 10000, 300 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer of everything; times are told and not judged")
     parser.add_argument("--json", action="store_true", help="standard output has the JSON line alone")
     asked = parser.parse_args()
