@@ -69,8 +69,8 @@ async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: tr
     answer: Answer | JsonLines = JsonLines(Writer()) if arguments.json else Answer(Writer())
     late = abandoned = False
     async with open_client(arguments, start=arguments.start, reconnect=RECONNECT) as client:
-        session_id = arguments.session or await new_session(client)
         params = {} if arguments.model is None else {"model": arguments.model}
+        session_id = arguments.session or await new_session(client, **params)
         async with client.start_run(session_id, text, **params) as started:
             run_id = started.run["id"]
             running.set()
@@ -98,9 +98,9 @@ async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: tr
     return FAILED if late and code != GOOD else code
 
 
-async def new_session(client: Client) -> str:
-    """A session in the folder where the command was given."""
-    result = await client.request("session.create", {"cwd": os.getcwd()})
+async def new_session(client: Client, **params: str) -> str:
+    """A session in the folder where the command was given. A model that there is not leaves none behind."""
+    result = await client.request("session.create", {"cwd": os.getcwd(), **params})
     session_id: str = result["session"]["id"]
     return session_id
 
