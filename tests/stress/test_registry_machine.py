@@ -1,0 +1,99 @@
+"""Any interleaving of what clients, models, tools, time, restarts and crashes do to the registry, its sessions and
+their watchers; what holds is in tests/stress/registry_world.py.
+
+`GREENROOM_EXAMPLES=2000` plays that many random examples instead of the few that are always the same.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.stress.registry_world import Operation, play
+
+EXAMPLES = int(os.environ.get("GREENROOM_EXAMPLES", "0"))
+USUAL = 60  # in seconds: about ten
+
+index = st.integers(0, 7)
+
+
+def one(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[Operation]:
+    return st.tuples(st.just(name), *arguments)
+
+
+model = one("model", index, st.sampled_from(["text", "reasoning", "burst", "end", "fail", "tools"]), index)
+start = one("start", index, st.booleans(), st.booleans())
+settle = one("settle")
+pull = one("pull", index, st.sampled_from([1, 200, 4096]), st.integers(1, 20))
+watch = one("watch", index, st.sampled_from(["begin", "resume", "future"]))
+OPERATIONS = st.one_of(
+    one("create"),
+    start, start,
+    one("repeat", index),
+    model, model, model, model,
+    one("release"),
+    watch, watch,
+    one("watch_session", index),
+    pull, pull,
+    one("close", index),
+    one("stop", index, st.integers(1, 3)),
+    one("delete", index),
+    settle, settle, settle,
+    one("turn", st.integers(1, 12)),
+    one("advance", st.sampled_from([0.3, 2.0, 4.0, 8.0])),
+    one("restart"),
+    one("crash"),
+)  # fmt: skip
+PREFIX: list[Operation] = [("create",), ("start", 0, False, False)]
+
+
+def run(operations: list[Operation]) -> Counter[str]:
+    with tempfile.TemporaryDirectory(prefix="greenroom-") as folder:
+        return play(operations, Path(folder))
+
+
+@settings(
+    max_examples=EXAMPLES or USUAL,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(st.lists(OPERATIONS, min_size=5, max_size=60))
+def test_any_interleaving(operations: list[Operation]) -> None:
+    run([*PREFIX, *operations])
+
+
+def test_the_world_turns() -> None:
+    """What the operations do when they are given time: a test of the interpreter itself."""
+    rest: Operation = ("settle",)
+    stats = run(
+        [
+            *PREFIX, rest,
+            ("watch", 0, "begin"), ("watch_session", 0), ("model", 0, "reasoning", 3), ("model", 0, "text", 5), rest,
+            ("pull", 0, 4096, 20), ("model", 0, "burst", 7), ("model", 0, "tools", 1), rest, ("pull", 0, 200, 1), rest,
+            ("release",), rest, ("model", 0, "text", 5), ("start", 0, False, False), rest,
+            ("start", 0, True, False), rest,
+            ("model", 0, "burst", 7), ("stop", 1, 3), rest, ("watch", 0, "resume"), ("advance", 8.0), rest,
+            ("watch", 0, "resume"), ("watch", 1, "begin"), ("start", 0, False, True), ("model", 0, "text", 2), rest,
+            ("crash",), ("watch", 2, "begin"), ("start", 0, False, False), rest, ("model", 0, "end", 0), rest,
+            ("restart",), ("watch", 3, "begin"), rest, ("create",), ("delete", 1), rest,
+        ]
+    )  # fmt: skip
+    for name in (
+        "session_busy",
+        "started",
+        "stopped",
+        "watched",
+        "watched evicted",
+        "run.gap",
+        "run.snapshot",
+        "compared",
+        "deleted",
+    ):
+        assert stats[name], f"{name}: {stats}"
