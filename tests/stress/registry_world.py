@@ -9,6 +9,7 @@ time). What is under way when an operation begins is left to the scheduler and t
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -37,10 +38,10 @@ from engine.limits import KIB, Limits
 from engine.providers.base import AnswerFinished, ReasoningDelta, TextDelta, ToolCallStarted, ToolInputDelta
 from engine.runs.log import ENVELOPE_BYTES
 from engine.runs.record import Run
-from engine.storage import starting
+from engine.storage import applying, starting
 from engine.transcript.records import AssistantMessage, Message, TextPart, ToolPart
 from engine.wire import objects
-from tests.actors.scripted import Call, ScriptedModels, names
+from tests.actors.scripted import Call, HeldDisk, ScriptedModels, names
 from tests.stress.seen import TERMINAL, Json, Script, Seen
 
 SESSIONS = 3
@@ -65,7 +66,7 @@ ROOTS = {"store", "toolsets", "functions", "registry"}
 
 Operation = tuple[Any, ...]
 
-starting_start_run = starting.start_run
+_start_run = starting.start_run
 
 
 @attrs.define(eq=False)
@@ -159,6 +160,7 @@ class World:
         self.tools: list[trio.Event] = []
         self.under_way: Counter[str] = Counter()
         self.closing = False
+        self.disk = HeldDisk()
         self.life = 0
         self.said = 0
         self.stats: Counter[str] = Counter()
@@ -177,6 +179,7 @@ class World:
                         await self._let_go()
                         await self._check_kept()
                     self.closing = True
+                    self.disk.release()
                 await trio.testing.wait_all_tasks_blocked()
                 assert not +self.under_way, f"asked of an engine that has ended: {+self.under_way}"
                 if not crash:
@@ -222,6 +225,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("actors.composition.Models", lambda *_: self.models)
             patch.setattr(starting, "start_run", self._store_run)
+            patch.setattr(applying, "apply", functools.partial(self.disk.gate, applying.apply))
             async with open_engine(config, data_dir=self.data, tools=[echo, wait]) as self.engine:
                 self.registry = self.engine.registry
                 actor = self.registry._cell.actor
@@ -274,6 +278,7 @@ class World:
     # ------------------------------------------------------------ to rest
     async def settle(self) -> None:
         """Until nothing goes on but what waits for the model, for a watcher or for time."""
+        self.disk.release()
         while True:
             await trio.testing.wait_all_tasks_blocked()
             disk = self.store.disk
@@ -289,6 +294,16 @@ class World:
             if session_id not in self.deleted:
                 active = await self.store.cell.ref.list_runs(session_id, True, 100)  # type: ignore[attr-defined]
                 assert len(active.items) <= 1, f"several runs are active in {session_id}"
+
+    async def do_hold(self) -> None:
+        """Commits wait until the next operation that settles."""
+        self.disk.hold()
+        self.stats["held"] += 1
+
+    async def do_rest(self) -> None:
+        """Until nothing goes on but what waits for the disk too."""
+        await trio.testing.wait_all_tasks_blocked()
+        self._check_woken()
 
     async def do_turn(self, count: int) -> None:
         for _ in range(count):
@@ -360,10 +375,8 @@ class World:
 
     def _ask_start(self, start: StartRun) -> None:
         allowed = ["overloaded"]
-        if start.when_busy == "reject":
+        if start.when_busy == "reject" and start.idempotency_key not in self.acknowledged:
             allowed.append("session_busy")
-        if start.session_id in self.deleted:
-            allowed += ["unknown_session", "unknown_run"]
         self.ask("start", lambda: self._start(start), *allowed, "unknown_session", "unknown_run")
 
     async def _start(self, start: StartRun) -> None:
@@ -400,7 +413,7 @@ class World:
         text = message.parts[0]
         assert isinstance(text, TextPart)
         self.tag_of[run.id] = text.text
-        return starting_start_run(connection, run, message, **named)
+        return self.disk.gate(_start_run, connection, run, message, **named)
 
     async def do_stop(self, index: int, tasks: int) -> None:
         run_id = pick(list(self.session_of), index)
@@ -538,6 +551,10 @@ class World:
         budget = registry._services.budget
         assert budget.size == sum(log.size for log in logs), "the budget counts what is not there"
         assert budget.size <= LIMITS.all_logs_bytes
+        for session_id, session in registry._sessions.items():
+            known = {id(feed) for feed in registry._runs.values() if feed.run.session_id == session_id}
+            feed_of = session._cell.actor.feed  # type: ignore[attr-defined]
+            assert known >= {id(feed) for feed in feed_of._runs.values()}, "a session shows a run that has left memory"
         for feed in self.feeds:
             if feed.run.status in TERMINAL:
                 self.ended(feed.run)
@@ -547,6 +564,9 @@ class World:
 
     def _check_settled(self) -> None:
         assert len(self.actor._retention) <= LIMITS.terminal_retained_max, "more ended runs than are to be kept"
+        self._check_woken()
+
+    def _check_woken(self) -> None:
         for follower in self.followers:
             if follower.open and not follower.dirty:
                 assert follower.watch is not None and not follower.watch.behind, "a watcher was not woken"

@@ -163,6 +163,8 @@ class Seen:
         for part_id, told in self.tools.items():
             for name in ("state", "output", "error", "input"):
                 assert told.get(name) == kept[part_id].get(name), f"{told} was told, {kept[part_id]} is kept"
+        assert record["last_seq"] > self.seq or self.told_end, "a number that was told may be given again"
+        assert record["last_seq"] >= self.seq
         if self.end is not None:
             assert self.end["seq"] == record["last_seq"]
             for name in ("status", "reason", "error", "usage"):

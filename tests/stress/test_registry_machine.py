@@ -33,7 +33,7 @@ pull = one("pull", index, st.sampled_from([1, 200, 4096]), st.integers(1, 20))
 watch = one("watch", index, st.sampled_from(["begin", "resume", "future"]))
 OPERATIONS = st.one_of(
     one("create"),
-    start, start,
+    start, start, start,
     one("repeat", index),
     model, model, model, model,
     one("release"),
@@ -43,13 +43,16 @@ OPERATIONS = st.one_of(
     one("close", index),
     one("stop", index, st.integers(1, 3)),
     one("delete", index),
-    settle, settle, settle,
+    settle, settle,
     one("turn", st.integers(1, 12)),
     one("advance", st.sampled_from([0.3, 2.0, 4.0, 8.0])),
+    one("hold"), one("hold"),
+    one("rest"), one("rest"),
     one("restart"),
     one("crash"),
 )  # fmt: skip
-PREFIX: list[Operation] = [("create",), ("start", 0, False, False)]
+# What every example begins with: two sessions, and a run whose model was called.
+PREFIX: list[Operation] = [("create",), ("create",), ("start", 0, False, True)]
 
 
 def run(operations: list[Operation]) -> Counter[str]:
@@ -64,7 +67,7 @@ def run(operations: list[Operation]) -> Counter[str]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(st.lists(OPERATIONS, min_size=5, max_size=60))
+@given(st.lists(OPERATIONS, min_size=20, max_size=70))
 def test_any_interleaving(operations: list[Operation]) -> None:
     run([*PREFIX, *operations])
 
@@ -77,7 +80,7 @@ def test_the_world_turns() -> None:
             *PREFIX, rest,
             ("watch", 0, "begin"), ("watch_session", 0), ("model", 0, "reasoning", 3), ("model", 0, "text", 5), rest,
             ("pull", 0, 4096, 20), ("model", 0, "burst", 7), ("model", 0, "tools", 1), rest, ("pull", 0, 200, 1), rest,
-            ("release",), rest, ("model", 0, "text", 5), ("start", 0, False, False), rest,
+            ("hold",), ("release",), ("rest",), ("watch", 0, "begin"), ("pull", 0, 1, 1), rest, ("model", 0, "text", 5), ("start", 0, False, False), rest,
             ("start", 0, True, False), rest,
             ("model", 0, "burst", 7), ("stop", 1, 3), rest, ("watch", 0, "resume"), ("advance", 8.0), rest,
             ("watch", 0, "resume"), ("watch", 1, "begin"), ("start", 0, False, True), ("model", 0, "text", 2), rest,
@@ -91,6 +94,7 @@ def test_the_world_turns() -> None:
         "stopped",
         "watched",
         "watched evicted",
+        "held",
         "run.gap",
         "run.snapshot",
         "compared",
