@@ -30,6 +30,7 @@ _COLUMNS: Final = (
     "changed, id, title, model, cwd, parent_id, created_at, updated_at, revision, message_count, input_tokens,"
     " output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, cost, toolsets, metadata, instructions"
 )
+_READ: Final = f"{_COLUMNS}, (SELECT count(*) FROM runs WHERE runs.session = sessions.key AND runs.status = 'queued')"
 
 
 def key_of(connection: Connection, session_id: str) -> int:
@@ -64,7 +65,7 @@ def create(connection: Connection, session: Session, claim: Claim | None, now: i
 
 
 def get(connection: Connection, session_id: str) -> Session:
-    row = connection.execute(f"SELECT {_COLUMNS} FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    row = connection.execute(f"SELECT {_READ} FROM sessions WHERE id = ?", (session_id,)).fetchone()
     if row is None:
         raise unknown(session_id)
     return _session(row)
@@ -115,7 +116,7 @@ def page(connection: Connection, limit: int, cursor: str | None, query: str | No
     """
     sought = (query or "").casefold()
     found = connection.execute(
-        f"SELECT {_COLUMNS} FROM sessions WHERE changed < ?{' AND instr(casefold(title), ?)' if sought else ''}"
+        f"SELECT {_READ} FROM sessions WHERE changed < ?{' AND instr(casefold(title), ?)' if sought else ''}"
         " ORDER BY changed DESC LIMIT ?",
         (cursors.decode("s", cursor), *([sought] if sought else []), limit + 1),
     )
@@ -193,4 +194,5 @@ def _session(row: tuple[Any, ...]) -> Session:
         toolsets=tuple(orjson.loads(row[16])),
         metadata=row[17],
         instructions=None if row[18] is None else row[18].decode("utf-8", "replace"),
+        queued=row[19],
     )

@@ -20,7 +20,9 @@ from engine.transcript.records import Failure, Usage
 
 _COLUMNS: Final = (
     "runs.key, runs.id, sessions.id, runs.status, runs.model, runs.created_at, runs.started_at, runs.ended_at,"
-    " runs.reason, runs.error, runs.usage, runs.first_seq, runs.last_seq, runs.position"
+    " runs.reason, runs.error, runs.usage, runs.first_seq, runs.last_seq,"
+    " CASE WHEN runs.status = 'queued' THEN (SELECT count(*) FROM runs AS ahead WHERE ahead.session = runs.session"
+    " AND ahead.status = 'queued' AND ahead.key <= runs.key) END"
 )
 _FROM: Final = "FROM runs JOIN sessions ON sessions.key = runs.session"
 
@@ -35,26 +37,29 @@ class OpenRun:
     seq_reserved: int
 
 
-def insert(connection: Connection, run: Run, session: int, message_id: str, seq_reserved: int) -> None:
-    connection.execute(
+def insert(connection: Connection, run: Run, session: int, message_id: str, seq_reserved: int) -> int:
+    """Store a new run; returns its key."""
+    key = connection.execute(
         "INSERT INTO runs (id, session, message_id, open, seq_reserved, status, model, created_at, started_at,"
-        " ended_at, first_seq, last_seq, position, reason, error, usage)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " ended_at, first_seq, last_seq, reason, error, usage)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run.id, session, message_id, run.status in ACTIVE, seq_reserved, run.status, run.model, run.created_at,
-            run.started_at, run.ended_at, run.first_seq, run.last_seq, run.position, run.reason,
+            run.started_at, run.ended_at, run.first_seq, run.last_seq, run.reason,
             None if run.error is None else dump(run.error), dump(run.usage),
         ),
-    )  # fmt: skip
+    ).lastrowid  # fmt: skip
+    assert key is not None
+    return key
 
 
 def put_run(connection: Connection, run: Run) -> None:
     """The run's new state. A terminal state absorbs: nothing is changed after it."""
     connection.execute(
-        "UPDATE runs SET open = ?, status = ?, started_at = ?, ended_at = ?, last_seq = ?, position = ?, reason = ?,"
+        "UPDATE runs SET open = ?, status = ?, started_at = ?, ended_at = ?, last_seq = ?, reason = ?,"
         " error = ?, usage = ? WHERE id = ? AND open",
         (
-            run.status in ACTIVE, run.status, run.started_at, run.ended_at, run.last_seq, run.position, run.reason,
+            run.status in ACTIVE, run.status, run.started_at, run.ended_at, run.last_seq, run.reason,
             None if run.error is None else dump(run.error), dump(run.usage), run.id,
         ),
     )  # fmt: skip
@@ -98,9 +103,11 @@ def page(
 
 
 def open_runs(connection: Connection) -> list[OpenRun]:
-    """All open runs, oldest first: as many as the daemon admits at a time, however many have ended."""
+    """All runs that were at work, oldest first: as many as the daemon admits at a time, however many have ended or
+    wait in a queue."""
     found = connection.execute(
-        f"SELECT {_COLUMNS}, runs.session, runs.answer, runs.seq_reserved {_FROM} WHERE runs.open ORDER BY runs.key"
+        f"SELECT {_COLUMNS}, runs.session, runs.answer, runs.seq_reserved {_FROM}"
+        " WHERE runs.open AND runs.status != 'queued' ORDER BY runs.key"
     ).fetchall()
     return [OpenRun(_run(row), *row[14:]) for row in found]
 

@@ -51,14 +51,19 @@ def start_run(
         return earlier
     session = catalog.key_of(connection, run.session_id)
     catalog.check_revision(connection, session, expected_revision)
-    key = applying.add_message(connection, session, message.info)
-    for part in message.parts:
-        applying.add_part(connection, key, part)
-    catalog.title_if_none(connection, session, _title(message))
+    add_user_message(connection, session, message)
     ledger.insert(connection, run, session, message.info.id, run.first_seq - 1 + seq_block)
     idempotency.remember(connection, claim, run.id, now)
     revision = catalog.touch(connection, session, now, messages=1)
     return StoredRun(run, message.info.id, revision)
+
+
+def add_user_message(connection: Connection, session: int, message: Message) -> None:
+    """Put the message at the transcript's end."""
+    key = applying.add_message(connection, session, message.info)
+    for part in message.parts:
+        applying.add_part(connection, key, part)
+    catalog.title_if_none(connection, session, _title(message))
 
 
 def _title(message: Message) -> str:
@@ -85,8 +90,9 @@ def settle_open_runs(connection: Connection, now: int) -> list[Run]:
     """End every open run as `interrupted` and leave its history valid for a provider; returns them.
 
     For the start of a daemon, when nothing runs. Settled runs are terminal, so that a second call finds none.
-    Reads the open runs and the last message of each. What was streamed and committed is kept. `last_seq` moves
-    above all that was reserved: a number that a client may have seen is never given again.
+    Reads the open runs and the last message of each; runs that wait in a queue go on waiting. What was streamed and
+    committed is kept. `last_seq` moves above all that was reserved: a number that a client may have seen is never
+    given again.
     """
     settled: list[Run] = []
     for found in ledger.open_runs(connection):

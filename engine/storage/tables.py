@@ -107,7 +107,21 @@ _FIRST: Final = (
     "CREATE INDEX idempotency_by_age ON idempotency (created_at)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+_QUEUE: Final = (
+    # The user's message of a run that waits. It is no part of the transcript until the run begins: the turns of the
+    # active run come before it.
+    """CREATE TABLE queued (
+        run INTEGER PRIMARY KEY REFERENCES runs (key) ON DELETE CASCADE,
+        message BLOB NOT NULL,              -- JSON: the body of its info
+        parts BLOB NOT NULL                 -- JSON: array of its parts, each with its kind
+    ) STRICT""",
+    # A session's queue is counted whenever the session is read.
+    "CREATE INDEX runs_queued ON runs (session, key) WHERE status = 'queued'",
+    # A run's place is counted too: stored, it would have to be written for all that follow when one leaves.
+    "ALTER TABLE runs DROP COLUMN position",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:

@@ -12,7 +12,7 @@ TITLE_MAX = 200  # characters; a title is one line of a list
 @attrs.frozen(slots=True, kw_only=True)
 class Session:
     """Fields as in the wire contract. `revision` grows with every change of the session or its transcript;
-    `metadata` is an encoded JSON object; `active_run_id` and `queued` are filled in by the session's actor."""
+    `metadata` is an encoded JSON object; `active_run_id` is filled in by the session's actor."""
 
     id: str
     title: str

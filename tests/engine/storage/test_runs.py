@@ -80,7 +80,7 @@ def test_a_terminal_state_absorbs(store: Store) -> None:
     store.session()
     start(store)
     failed = attrs.evolve(
-        RUN, status="failed", started_at=NOW, ended_at=NOW + 1, reason="r", last_seq=9, position=2,
+        RUN, status="failed", started_at=NOW, ended_at=NOW + 1, reason="r", last_seq=9,
         error=Failure(code="deadline", message="late"), usage=Usage(input_tokens=5),
     )  # fmt: skip
     store.apply(PutRun(failed))
