@@ -5,17 +5,15 @@ its tool calls are made. Whatever ends the work (success, an error, a stop, a ca
 settling follows, shielded with a deadline: the open turn is closed so that the history is valid, everything is
 durable, and `run.finished` is shown last.
 
-The order of durable and shown: an event that acknowledges something is shown after the commit of what it says;
-deltas are shown at once and committed within `chunk_delay`. What was handed to the store and not shown yet when the
-work is cut short is shown before the end: text and events never differ. If the disk refuses while a run settles, its
-end is shown as `interrupted` with `disk_full`, and its session stores that end as soon as the disk takes it.
+What was handed to the store and not shown yet when the work is cut short is shown before the end: text and events
+never differ. If the disk refuses while a run settles, its end is shown as `interrupted` with `disk_full`, and its
+session stores that end as soon as the disk takes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -26,23 +24,25 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._clock import now_ms
 from actors._feed import RunFeed
+from actors.answers import Answers
 from actors.journal import RunJournal
 from actors.models import Models
-from actors.snapshots import ShownPart, StoredSnapshot
+from actors.progress import Progress, events_of
+from actors.snapshots import StoredSnapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
-from engine import codec, ids
+from engine import ids
 from engine.errors import EngineError
 from engine.limits import Limits
-from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
+from engine.providers.base import ModelRequest
 from engine.runs.budget import LogBudget
-from engine.runs.events import PartDelta, PartStarted, RunFinished, RunStatus
+from engine.runs.events import RunFinished, RunStatus
 from engine.runs.lifecycle import Status, advance
 from engine.runs.record import Run as RunRecord
-from engine.runs.turn import Fact, Step, ToolChanged, Turn
-from engine.storage.changes import PutRun, ReserveSeq
+from engine.runs.turn import Turn
+from engine.storage.changes import PutRun
 from engine.tools.names import provider_names
-from engine.tools.spec import ToolContext, ToolSpec
+from engine.tools.spec import ToolContext
 from engine.transcript.records import AssistantMessage, Failure, Finish, Message, ToolPart
 from engine.transcript.session import Session
 from engine.transcript.tools import TERMINAL
@@ -50,8 +50,6 @@ from engine.wire import events as wire_events
 
 _log = logging.getLogger("greenroom.run")
 
-# Of one batch of a model's text between two looks at the loop: a few frames' worth, a fraction of the log's bound.
-PIECE_CHARACTERS: Final = 64 * 1024
 SHUTDOWN: Final = "shutdown"
 # Bytes of text that one token is taken for when a window is chosen: low, so that the window rather fits.
 BYTES_PER_TOKEN: Final = 3
@@ -127,10 +125,8 @@ class Run(Actor):
         self._settled = trio.Event()
         self._settling = False
         self._status: Status = "running"
-        self._turn: Turn | None = None
-        self._held = Step()  # of the last answer: committed together with the end of its turn
-        self._unshown: dict[int, Step] = {}  # handed to the journal, to be shown: by identity, in order
-        self._reserved = feed.log.last_seq + services.limits.seq_block
+        self._progress = Progress(feed, journal, services.limits, services.now_ms)
+        self._answers = Answers(services.models, self._progress)
         self.cancelled_by: str | None = None
 
     def make_ref(self, cell: Cell) -> RunRef:
@@ -148,7 +144,7 @@ class Run(Actor):
         if not self._settling:
             self._status = advance(self._status, "stopping")
             self._feed.run = attrs.evolve(self._feed.run, status=self._status)
-            self._show([RunStatus(status=self._status)])
+            self._progress.show([RunStatus(status=self._status)])
         self._scope.cancel(reason=reason)
         await self._settled.wait()
 
@@ -218,16 +214,18 @@ class Run(Actor):
                 parent_id=self._message.info.id,
                 model=model,
             )
-            turn = self._turn = Turn(number, info, limits=self._limits, full_name=lambda name: names.get(name, name))
-            await self._apply(turn.begin())
-            await self._answer(turn, model, messages, specs)
+            turn = self._progress.turn = Turn(
+                number, info, limits=self._limits, full_name=lambda name: names.get(name, name)
+            )
+            await self._progress.apply(turn.begin())
+            request = ModelRequest(model=model, instructions=self._session.instructions, messages=messages, tools=specs)
+            await self._answers.answer(turn, request)
             if not turn.calls or turn.full:
                 return _End("completed", "length" if turn.full else turn.finish or "stop")
-            held, self._held = self._held, Step()
-            await self._apply(held)
+            await self._progress.apply_held()
             await self._call_tools(turn)
             finish: Finish = "tool_calls" if number < self._limits.turns_per_run else "max_turns"
-            await self._apply(self._counted(turn, turn.close(finish, self._services.now_ms())))
+            await self._progress.apply(self._progress.counted(turn, turn.close(finish, self._services.now_ms())))
         message = f"the run made {self._limits.turns_per_run} turns without an end"
         return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
 
@@ -236,30 +234,6 @@ class Run(Actor):
         return await self._services.store.window(
             self._session.id, max_messages=self._limits.window_messages, max_bytes=tokens * BYTES_PER_TOKEN
         )
-
-    async def _answer(self, turn: Turn, model: str, messages: tuple[Message, ...], specs: tuple[ToolSpec, ...]) -> None:
-        request = ModelRequest(model=model, instructions=self._session.instructions, messages=messages, tools=specs)
-        async with self._services.models.open(model, request) as stream:
-            while not turn.full:
-                batch = await stream.receive()
-                if batch is None:
-                    break
-                await self._take(turn, batch)
-        self._held = turn.end_answer()
-
-    async def _take(self, turn: Turn, batch: list[ModelEvent]) -> None:
-        """Hand the batch to the turn. A large one goes in pieces, so that watchers can keep up with the log."""
-        piece: list[ModelEvent] = []
-        size = 0
-        for event in batch:
-            piece.append(event)
-            size += len(event.text) if isinstance(event, TextDelta | ReasoningDelta) else 0
-            if size >= PIECE_CHARACTERS:
-                await self._apply(turn.take(piece))
-                await trio.lowlevel.checkpoint()
-                piece, size = [], 0
-        if piece:
-            await self._apply(turn.take(piece))
 
     # ------------------------------------------------------------ tools
     async def _call_tools(self, turn: Turn) -> None:
@@ -271,109 +245,38 @@ class Run(Actor):
     async def _call_tool(self, turn: Turn, part: ToolPart, places: trio.CapacityLimiter) -> None:
         async with places:
             part, step = turn.start_call(part, self._services.now_ms())
-            await self._apply(step)
+            await self._progress.apply(step)
             if part.state in TERMINAL:
                 return
             context = ToolContext(
                 session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
             )
             result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
-            await self._apply(turn.end_call(part, result, self._services.now_ms()))
-
-    # ------------------------------------------------------------ durable and shown
-    async def _apply(self, step: Step) -> None:
-        """Hand the step's changes to the store and show its facts, after the commit if they acknowledge it."""
-        for change in step.changes:
-            self._journal.add(change)
-        self._unshown[id(step)] = step  # a cancellation leaves it there, for _settle
-        if step.durable:
-            await self._journal.commit()
-        else:
-            await self._journal.room()
-        await self._reserve(_count(step.facts))
-        del self._unshown[id(step)]
-        self._show(step.facts)
-
-    async def _reserve(self, count: int) -> None:
-        # One event more is kept for the end, which must not wait; two for a status before it.
-        while self._feed.log.last_seq + count + 2 > self._reserved:
-            through = self._feed.log.last_seq + count + self._limits.seq_block
-            self._journal.add(ReserveSeq(self._feed.run.id, through))
-            await self._journal.commit()
-            self._reserved = max(self._reserved, through)
-
-    def _show(self, facts: list[Fact]) -> None:
-        log = self._feed.log
-        at = self._services.now_ms()
-        for fact in facts:
-            match fact:
-                case PartDelta(part_id=part_id, text=text):
-                    log.append_delta(at, part_id.encode(), codec.escaped(text))
-                case ToolChanged(part):
-                    log.append(at, wire_events.tool_updated(part))
-                    if part.state in TERMINAL:
-                        log.append(at, wire_events.tool_finished(part))
-                case _:
-                    log.append(at, wire_events.encode(fact))
-        if facts:
-            self._feed.ring()
-
-    def _counted(self, turn: Turn, step: Step) -> Step:
-        """The step of a turn's end, its usage added to the run's."""
-        self._feed.run = attrs.evolve(self._feed.run, usage=self._feed.run.usage + turn.usage)
-        step.changes.append(PutRun(self._feed.run))
-        return step
+            await self._progress.apply(turn.end_call(part, result, self._services.now_ms()))
 
     # ------------------------------------------------------------ for watchers that come too late
     async def snapshot(self) -> StoredSnapshot:
         """The message being written as of the log's head now; its text is read from the store."""
-        turn = self._turn
-        seq = self._feed.log.last_seq
-        parts: list[ShownPart] = []
-        if turn is not None:
-            hidden, bytes_hidden = self._to_be_shown()
-            for part_id, kind, size in turn.texts:
-                if part_id not in hidden:
-                    parts.append(({"id": part_id, "kind": kind}, part_id, size - bytes_hidden[part_id]))
-            parts += [(wire_events.shown(call), None, 0) for call in turn.calls if call.id not in hidden]
-        await self._journal.commit()
-        message_id = turn.info.id if turn is not None else self._message.info.id
-        return StoredSnapshot(self._services.store, self._feed.run, message_id, seq, parts)
-
-    def _to_be_shown(self) -> tuple[set[str], Counter[str]]:
-        """What the log's head does not have yet and the turn has: parts, and bytes of text by part."""
-        parts: set[str] = set()
-        sizes: Counter[str] = Counter()
-        for step in self._unshown.values():
-            for fact in step.facts:
-                if isinstance(fact, PartStarted):
-                    parts.add(fact.part_id)
-                elif isinstance(fact, PartDelta):
-                    sizes[fact.part_id] += len(fact.text.encode())
-        return parts, sizes
+        return await self._progress.snapshot(self._services.store, self._message.info.id)
 
     # ------------------------------------------------------------ the end
     async def _settle(self, end: _End) -> _End:
         """Close the open turn, commit, and show the end. If the store refuses, what the end is to be shown as."""
-        step = Step(durable=True)
-        for unshown in (*self._unshown.values(), self._held):
-            step.facts += unshown.facts
-        step.changes += self._held.changes  # the others' are in the journal
-        self._unshown.clear()
-        turn = self._turn
+        step = self._progress.take_unshown()
+        turn = self._progress.turn
         if turn is not None and not turn.closed:
             last = turn.interrupt(end.finish, end.why, self._services.now_ms(), end.error)
-            self._counted(turn, last)
+            self._progress.counted(turn, last)
             step.changes += last.changes
             step.facts += last.facts
         try:
             if not self._journal.healthy:  # the commit that failed behind our back may succeed now
                 with contextlib.suppress(EngineError):
                     await self._journal.commit()
-            await self._reserve(_count(step.facts))
-            record = self._record(end, self._feed.log.last_seq + _count(step.facts) + 1)
+            await self._progress.reserve(step.facts)
+            record = self._record(end, self._feed.log.last_seq + events_of(step.facts) + 1)
             step.changes.append(PutRun(record))
-            await self._apply(step)
+            await self._progress.apply(step)
         except Exception as exc:  # noqa: BLE001 - whatever broke it, watchers are told that the run has ended
             _log.error("%s could not be settled", self._feed.run.id, exc_info=exc)
             return _lost(exc)
@@ -393,7 +296,9 @@ class Run(Actor):
     def _finish(self, record: RunRecord, *, stored: bool) -> None:
         self._status = advance(self._status, record.status)
         self._feed.run = record
-        self._show([RunFinished(status=record.status, reason=record.reason, error=record.error, usage=record.usage)])
+        self._progress.show(
+            [RunFinished(status=record.status, reason=record.reason, error=record.error, usage=record.usage)]
+        )
         self._feed.end()
         self._on_settled(self._feed, stored)
 
@@ -407,8 +312,3 @@ def _lost(exc: BaseException) -> _End:
     else:
         error = Failure(code="disk_full", message="the disk did not take the run's end in time")
     return _End("interrupted", "interrupted", "the store did not take the run's end", error)
-
-
-def _count(facts: list[Fact]) -> int:
-    """How many events the facts become: a call's end is told as `tool.updated` and as `part.finished`."""
-    return sum(2 if isinstance(fact, ToolChanged) and fact.part.state in TERMINAL else 1 for fact in facts)
