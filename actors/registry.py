@@ -22,11 +22,11 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.run import SHUTDOWN, Services
-from actors.session import DELETED, Session, SessionRef, StartedRun
+from actors.session import DELETED, SETTLE_DELAY, Session, SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
-from engine.errors import CallerError
+from engine.errors import CallerError, EngineError
 from engine.runs.lifecycle import ACTIVE
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
@@ -56,6 +56,7 @@ class Defaults:
 class RegistryStatistics:
     sessions: int
     active_runs: int
+    queued_runs: int
     retained_runs: int
     log_bytes: int
 
@@ -145,6 +146,7 @@ class Registry(Actor):
         self._runs: dict[str, RunFeed] = {}  # active and retained
         self._active: dict[str, str] = {}  # run -> session
         self._starting: Counter[str] = Counter()  # starts under way by session
+        self._waiting: dict[str, None] = {}  # sessions whose queue waits for a place, in order
         self._retention = Retention(retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max)
         self._retained_changed = trio.Event()
         self._drained: trio.Event | None = None
@@ -157,6 +159,8 @@ class Registry(Actor):
         # the registry before this one.
         for run in await self._services.store.settle_open_runs():
             _log.warning("%s of %s is settled as interrupted", run.id, run.session_id)
+        self._waiting = dict.fromkeys(await self._services.store.queued_sessions())
+        self._fill_places()
         self.cell.start_soon(self._evict)
         self.cell.start_soon(self._passivate)
 
@@ -179,11 +183,17 @@ class Registry(Actor):
         if ref is child.ref:
             del self._sessions[child.name]
             ref.feed.close("draining")
+            for feed in [feed for feed in self._runs.values() if feed.run.session_id == child.name]:
+                if feed.run.status == "queued":  # it waits in the store, and has a new feed when the session is back
+                    self._drop(feed.run.id, "draining")
+                    self._waiting[child.name] = None
+            self._fill_places()
 
     def figures(self) -> RegistryStatistics:
         return RegistryStatistics(
             sessions=len(self._sessions),
             active_runs=len(self._active),
+            queued_runs=sum(feed.run.status == "queued" for feed in self._runs.values()),
             retained_runs=len(self._retention),
             log_bytes=self._services.budget.size,
         )
@@ -257,6 +267,7 @@ class Registry(Actor):
             raise
         if session is not None:
             session.feed.close("deleted")
+        self._waiting.pop(session_id, None)
         for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
             self._drop(run_id, "deleted")
 
@@ -281,7 +292,7 @@ class Registry(Actor):
         done = self._opening[session_id] = trio.Event()
         try:
             record = await self._services.store.get_session(session_id)
-            actor = Session(self._services, record, self._run_started, self._run_ended)
+            actor = Session(self._services, record, self)
             revived: SessionRef = await self.cell.start_child(actor, session_id, grace=2 * self._limits.cancel_grace)
             self._sessions[session_id] = revived
             return revived
@@ -311,8 +322,8 @@ class Registry(Actor):
     # ------------------------------------------------------------ runs
     async def start_run(self, start: StartRun) -> StartedRun:
         self._refuse_draining()
-        # One run at a time is active in a session: one that is busy adds none.
-        busy = {*self._active.values(), *self._starting}
+        # One run at a time is active in a session: one that is busy adds none. Those that wait come first.
+        busy = {*self._active.values(), *self._starting, *self._waiting}
         if start.session_id not in busy and len(busy) >= self._limits.active_runs_max:
             raise CallerError(
                 "overloaded",
@@ -329,10 +340,40 @@ class Registry(Actor):
                     if not await self._again(session):
                         raise
         finally:
-            self._starting[start.session_id] -= 1
-            if not self._starting[start.session_id]:
-                del self._starting[start.session_id]
-            self._tell_drained()
+            self._start_over(start.session_id)
+
+    def _start_over(self, session_id: str) -> None:
+        self._starting[session_id] -= 1
+        if not self._starting[session_id]:
+            del self._starting[session_id]
+        self._fill_places()
+        self._tell_drained()
+
+    def _fill_places(self) -> None:
+        """Begin runs that wait in queues, as far as the bound of active runs allows."""
+        while self._waiting and self._drained is None:
+            if len({*self._active.values(), *self._starting}) >= self._limits.active_runs_max:
+                return
+            session_id = next(iter(self._waiting))
+            del self._waiting[session_id]
+            self._starting[session_id] += 1
+            self.cell.start_soon(self._begin_next, session_id)
+
+    async def _begin_next(self, session_id: str) -> None:
+        delay = 0.0
+        try:
+            await (await self._session(session_id)).begin_next()
+        except CallerError:
+            return  # the session was deleted
+        except (ActorDied, EngineError) as exc:
+            _log.warning("the queue of %s waits: %s", session_id, exc)
+            delay = SETTLE_DELAY
+        finally:
+            self._start_over(session_id)
+        if delay:
+            await trio.sleep(delay)
+            self._waiting[session_id] = None
+            self._fill_places()
 
     async def stop_run(self, run_id: str, reason: str | None) -> RunRecord:
         feed = await self._find(run_id)
@@ -341,7 +382,7 @@ class Registry(Actor):
         session = self._sessions.get(feed.run.session_id)
         if session is not None:
             await session.cancel_run(run_id, reason or "stopped by a client")
-        return feed.run
+        return feed.record()
 
     async def _find(self, run_id: str) -> RunFeed | RunRecord:
         """The run's feed; of a run that has left memory its record. Raises unknown_run."""
@@ -349,6 +390,9 @@ class Registry(Actor):
         if feed is not None:
             return feed
         run = await self._services.store.get_run(run_id)
+        if run.status == "queued":
+            await self._session(run.session_id)  # whose queue it is in
+            return self._runs.get(run_id) or await self._services.store.get_run(run_id)
         session = self._sessions.get(run.session_id)
         if run.status in ACTIVE and session is not None:
             # It was stored a moment ago, and its session is about to begin it.
@@ -388,12 +432,17 @@ class Registry(Actor):
     async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
         return await self._services.store.read_output(handle, offset, limit)
 
-    def _run_started(self, feed: RunFeed) -> None:
-        self._runs[feed.run.id] = feed
-        self._active[feed.run.id] = feed.run.session_id
-        self._services.budget.open(feed.log)
+    # ------------------------------------------------------------ what sessions tell (session.Notices)
+    def run_known(self, feed: RunFeed) -> None:
+        if feed.run.id not in self._runs:
+            self._runs[feed.run.id] = feed
+            self._services.budget.open(feed.log)
 
-    def _run_ended(self, feed: RunFeed) -> None:
+    def run_begun(self, feed: RunFeed) -> None:
+        self.run_known(feed)
+        self._active[feed.run.id] = feed.run.session_id
+
+    def run_ended(self, feed: RunFeed, *, more: bool) -> None:
         run_id = feed.run.id
         self._active.pop(run_id, None)
         self._services.budget.end(feed.log)
@@ -401,6 +450,9 @@ class Registry(Actor):
         feed.snapshots_from(functools.partial(final_snapshot, self._services.store, feed.run))
         self._retention.ended(run_id, trio.current_time())
         self._retained_changed.set()
+        if more:
+            self._waiting[feed.run.session_id] = None
+        self._fill_places()
         self._tell_drained()
 
     # ------------------------------------------------------------ passivation and eviction

@@ -1,37 +1,39 @@
 """A session: the single writer of its transcript, and the parent of its runs.
 
 One run at a time writes. The session stores the user's message first (durable before the reply), then starts the
-run as its child. Stopping the session stops its runs; deleting it is the registry's business. The end of a run that
-the disk refused is stored as soon as the disk takes it, and before anything else is added to the transcript.
+run as its child. What is sent while a run is active is refused, waits in the session's queue, goes to the active run,
+or ends it first, as the sender chose. The registry says when the next of the queue may begin, because the daemon has
+a bound of active runs. Stopping the session stops its active run and leaves its queue; deleting it is the registry's
+business. The end of a run that the disk refused is stored as soon as the disk takes it, and before anything else is
+added to the transcript.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import mimetypes
-from collections.abc import Callable
-from typing import Any, Final
+import functools
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
-from actors._feed import RunFeed, SessionFeed
+from actors._feed import RunFeed, SessionFeed, Snapshot
+from actors.inputs import check_length, user_message
+from actors.queue import Queue
 from actors.run import Run, RunRef, Services
+from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.codec import DecodeError
-from engine.commands import InputFile, SessionChanges, StartRun
+from engine.commands import SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, OwnError
 from engine.runs import events
 from engine.runs.events import RunFinished
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.storage.starting import StoredRun
-from engine.tools import paths
-from engine.transcript.records import FilePart, Message, Part, TextPart, UserMessage
+from engine.transcript.records import Message
 from engine.transcript.session import Session as SessionRecord
 
 # Between two attempts to store a run's end that the disk refused: soon after space was made, and no load until then.
@@ -64,6 +66,31 @@ class _Begun:
     pass
 
 
+@attrs.frozen(slots=True)
+class _BeginNext:
+    pass
+
+
+@attrs.frozen(slots=True)
+class _Drop:
+    run_id: str
+    reason: str
+
+
+class Notices(Protocol):
+    """What a session tells whoever keeps its runs for watchers: latched, synchronous."""
+
+    def run_known(self, feed: RunFeed) -> None:
+        """A run waits in the queue: it can be watched and stopped."""
+
+    def run_begun(self, feed: RunFeed) -> None:
+        """A run is active. It may have been known before."""
+
+    def run_ended(self, feed: RunFeed, *, more: bool) -> None:
+        """A run has its terminal event. `more`: others wait in the session, and `begin_next` is to be called when
+        there is a place for one."""
+
+
 class SessionRef(Ref):
     __slots__ = ()
 
@@ -81,6 +108,11 @@ class SessionRef(Ref):
     async def begun(self) -> None:
         """Return when starts that were asked for before are over."""
         await self._do(_Begun())
+
+    async def begin_next(self) -> None:
+        """Begin the run at the head of the queue, unless a run is active or none waits. Raises PeerError disk_full:
+        then the queue is as before."""
+        await self._do(_BeginNext())
 
     async def _do(self, message: object) -> Any:
         # No deadline here: a start may first join an old run, whose tools have their time to end.
@@ -111,38 +143,36 @@ class SessionRef(Ref):
         return actor.idle_for(now)
 
     async def cancel_run(self, run_id: str, reason: str) -> None:
-        """Cancel the run and wait for its end; nothing if it is not active."""
+        """Cancel the run, active or waiting, and wait for its end; nothing if it is neither. Raises PeerError
+        disk_full for a waiting run whose end cannot be stored: it goes on waiting."""
         actor = self._cell.actor
         assert isinstance(actor, Session)
+        if run_id in actor.queue:
+            await self._do(_Drop(run_id, reason))  # it may begin before this is looked at
         await actor.cancel_run(run_id, reason)
 
 
 class Session(Actor):
-    """`on_run` and `on_settled` are latched notices to the registry: a run was started, a run has ended."""
-
-    def __init__(
-        self,
-        services: Services,
-        record: SessionRecord,
-        on_run: Callable[[RunFeed], None],
-        on_settled: Callable[[RunFeed], None],
-    ) -> None:
+    def __init__(self, services: Services, record: SessionRecord, notices: Notices) -> None:
         self._services = services
         self._id = record.id
-        self._on_run = on_run
-        self._on_settled = on_settled
+        self._notices = notices
         self._run: RunRef | None = None
         self._lost: RunRecord | None = None  # a run whose end is not stored
         self._changed = trio.Event()
         self._used = trio.current_time()
         self._begun = trio.Event()  # the start of the active run is over
         self.active: RunFeed | None = None
+        self.queue = Queue()
         self.feed = SessionFeed(record)
 
     def make_ref(self, cell: Cell) -> SessionRef:
         return SessionRef(cell)
 
     async def on_start(self) -> None:
+        if self.feed.session.queued:
+            for run in await self._services.store.queued_runs(self._id):
+                self._wait(run)
         self.cell.start_soon(self._publish)
 
     def on_child_end(self, child: Cell, outcome: object) -> None:
@@ -162,6 +192,12 @@ class Session(Actor):
                     return record
                 case _Begun():
                     return None
+                case _BeginNext():
+                    await self._begin_next()
+                    return None
+                case _Drop(run_id, reason):
+                    await self._drop(run_id, reason)
+                    return None
         except DecodeError as exc:  # the caller's mistake, not this actor's: SessionRef raises it
             return exc
         return await super().handle(message)
@@ -171,7 +207,7 @@ class Session(Actor):
         self._used = trio.current_time()
 
     def idle_for(self, now: float) -> float:
-        if self.active is not None or self.feed.watched or self._lost is not None:
+        if self.active is not None or self.queue or self.feed.watched or self._lost is not None:
             self._used = now
         return now - self._used
 
@@ -193,30 +229,44 @@ class Session(Actor):
         model = start.model or record.model
         if not services.models.has(model):
             raise CallerError("unknown_model", f"no model is named {model!r}")
-        if self.active is not None and self._run is not None:
-            if start.when_busy != "interrupt":
-                run_id = self.active.run.id
+        ahead = self.active or self.queue.head
+        if ahead is not None:
+            if start.when_busy == "reject":
+                run_id = ahead.run.id
                 raise CallerError("session_busy", f"run {run_id} is active in this session", run_id=run_id)
-            await self._run.cancel("interrupted by a newer message")
+            if start.when_busy == "queue":
+                check_length(start, services.limits)
+                return await self._enqueue(start, record, model)
+            if self._run is not None:
+                await self._run.cancel("interrupted by a newer message")
             await self._settle_lost()
             record = await services.store.get_session(self._id)
+        self._check_revision(start, record)
+        now = services.now_ms()
+        run = RunRecord(
+            id=ids.run_id(), session_id=self._id, status="running", model=model, created_at=now, started_at=now
+        )
+        message = await self._message(start, run, record)
+        stored = await services.store.start_run(run, message, start, now)
+        if stored.repeated:
+            return stored
+        return await self._launch(record, self._feed_of(stored.run), message, stored.revision)
+
+    def _check_revision(self, start: StartRun, record: SessionRecord) -> None:
         if start.expected_revision is not None and start.expected_revision != record.revision:
             raise CallerError(
                 "stale_revision",
                 f"the session is at revision {record.revision}, not {start.expected_revision}",
                 revision=record.revision,
             )
-        now = services.now_ms()
-        run = RunRecord(
-            id=ids.run_id(), session_id=self._id, status="running", model=model, created_at=now, started_at=now
-        )
-        message = await self._message(start, run.id, record.cwd, now)
-        stored = await services.store.start_run(run, message, start, now)
-        if stored.repeated:
-            return stored
-        return await self._launch(record, stored.run, message, stored.revision)
 
-    async def _launch(self, record: SessionRecord, run: RunRecord, message: Message, revision: int) -> StartedRun:
+    async def _message(self, start: StartRun, run: RunRecord, record: SessionRecord) -> Message:
+        services = self._services
+        return await user_message(
+            start, run_id=run.id, cwd=record.cwd, now=run.created_at, toolbox=services.toolbox, limits=services.limits
+        )
+
+    def _feed_of(self, run: RunRecord) -> RunFeed:
         limits = self._services.limits
         log = ReplayLog(
             max_entries=limits.run_log_entries,
@@ -224,13 +274,16 @@ class Session(Actor):
             last_seq=run.first_seq - 1,
             budget=self._services.budget,
         )
+        return RunFeed(run, log)
+
+    async def _launch(self, record: SessionRecord, feed: RunFeed, message: Message, revision: int) -> StartedRun:
+        run, log = feed.run, feed.log
         journal = self._services.store.open_journal(run.session_id)
-        feed = RunFeed(run, log)
         actor = Run(self._services, record, feed, message, journal, self._settled)
         feed.snapshots_from(actor.snapshot)
         self.active = feed
         self._begun = trio.Event()
-        self._on_run(feed)
+        self._notices.run_begun(feed)
         self.feed.add(feed)
         self._changed.set()
         try:
@@ -238,11 +291,10 @@ class Session(Actor):
             self._run = ref if ref.state != "ended" else None
         except BaseException as exc:
             journal.discard()
-            now = self._services.now_ms()
-            reason = "it could not be started"
-            feed.run = attrs.evolve(run, status="interrupted", reason=reason, ended_at=now, last_seq=log.last_seq + 1)
-            log.append(now, events.encode(RunFinished(status="interrupted", reason=reason, usage=run.usage)))
-            feed.end()
+            reason, now = "it could not be started", self._services.now_ms()
+            self._show_end(
+                feed, attrs.evolve(run, status="interrupted", reason=reason, ended_at=now, last_seq=log.last_seq + 1)
+            )
             self._settled(feed, stored=False)
             if isinstance(exc, ActorDied):
                 deleted = self.cell.stop_reason == DELETED
@@ -256,12 +308,72 @@ class Session(Actor):
 
     def _settled(self, feed: RunFeed, stored: bool) -> None:
         self.active = None
-        self._on_settled(feed)
+        self._notices.run_ended(feed, more=bool(self.queue))
         self._changed.set()
         if not stored and self._lost is None and self.cell.nursery is not None:
             self._lost = feed.run
             self.cell.start_soon(self._settle_lost_in_time)
 
+    # ------------------------------------------------------------ the queue
+    async def _enqueue(self, start: StartRun, record: SessionRecord, model: str) -> StartedRun | StoredRun:
+        self._check_revision(start, record)
+        now = self._services.now_ms()
+        run = RunRecord(id=ids.run_id(), session_id=self._id, status="queued", model=model, created_at=now)
+        message = await self._message(start, run, record)
+        stored = await self._services.store.enqueue_run(run, message, start, now)
+        if stored.repeated:
+            return stored
+        feed = self._wait(stored.run)
+        self._changed.set()
+        return StartedRun(feed.run, message.info.id, stored.revision, feed)
+
+    def _wait(self, run: RunRecord) -> RunFeed:
+        feed = self._feed_of(run)
+        feed.snapshots_from(functools.partial(self._nothing_yet, feed))
+        self.queue.add(feed)
+        self._notices.run_known(feed)
+        return feed
+
+    async def _nothing_yet(self, feed: RunFeed) -> Snapshot:
+        return await final_snapshot(self._services.store, feed.record())
+
+    async def _begin_next(self) -> None:
+        await self._settle_lost()
+        feed = self.queue.head
+        if self.active is not None or feed is None:
+            return
+        store = self._services.store
+        begun = await store.begin_queued(feed.run.id, self._services.now_ms())
+        assert begun is not None, "this session alone takes runs out of its queue"
+        self.queue.take(begun.run.id)
+        feed.run = begun.run
+        with contextlib.suppress(EngineError):  # told as the run's end
+            await self._launch(await store.get_session(self._id), feed, begun.message, begun.revision)
+
+    async def _drop(self, run_id: str, reason: str) -> None:
+        feed = self.queue.get(run_id)
+        if feed is None:
+            return  # it has begun
+        now = self._services.now_ms()
+        end = attrs.evolve(
+            feed.run, status="cancelled", reason=reason, ended_at=now, position=None, last_seq=feed.log.last_seq + 1
+        )
+        await self._services.store.drop_queued(end, now)
+        self.queue.take(run_id)
+        self._show_end(feed, end)
+        self._notices.run_ended(feed, more=False)
+        self._changed.set()
+
+    def _show_end(self, feed: RunFeed, end: RunRecord) -> None:
+        """The end of a run that has no actor."""
+        feed.run = end
+        feed.log.append(
+            self._services.now_ms(),
+            events.encode(RunFinished(status=end.status, reason=end.reason, error=end.error, usage=end.usage)),
+        )
+        feed.end()
+
+    # ------------------------------------------------------------ ends that the disk refused
     async def _settle_lost(self) -> None:
         """Store the end that the disk refused, if there is one. Raises PeerError if it refuses again."""
         if self._lost is not None:
@@ -273,33 +385,6 @@ class Session(Actor):
             await trio.sleep(SETTLE_DELAY)
             with contextlib.suppress(EngineError):
                 await self._settle_lost()
-
-    # ------------------------------------------------------------ the user's message
-    async def _message(self, start: StartRun, run_id: str, cwd: str, now: int) -> Message:
-        parts: list[Part] = []
-        for item in start.input:
-            if isinstance(item, str):
-                parts.append(TextPart(id=ids.part_id(), text=item))
-            else:
-                parts.append(await self._file(item, cwd))
-        return Message(UserMessage(id=ids.message_id(), created_at=now, run_id=run_id), tuple(parts))
-
-    async def _file(self, item: InputFile, cwd: str) -> FilePart:
-        limit = self._services.limits.inline_media_bytes
-        if item.path is not None:
-            data = await self._services.toolbox.in_thread(paths.read_whole, cwd, item.path, limit)
-            name = item.name or item.path.rpartition("/")[2]
-        else:
-            try:
-                data = base64.b64decode(item.data_base64 or "", validate=True)
-            except binascii.Error as exc:
-                raise DecodeError([("data_base64", f"is not base64: {exc}")]) from None
-            name = item.name or "file"
-        if len(data) > limit:
-            raise CallerError("payload_too_large", f"{name} is over {limit} bytes", limit=limit)
-        mime = item.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        encoded = base64.b64encode(data).decode()
-        return FilePart(id=ids.part_id(), mime=mime, size=len(data), name=name, data_base64=encoded)
 
     # ------------------------------------------------------------ for watchers
     async def _publish(self) -> None:

@@ -34,10 +34,11 @@ from engine.commands import (
 from engine.errors import EngineError, OwnError
 from engine.limits import MIB, Limits
 from engine.runs.record import Run
-from engine.storage import catalog, database, idempotency, ledger, outputs, reading, starting
+from engine.storage import catalog, database, idempotency, ledger, outputs, reading, starting, waiting
 from engine.storage.database import Durability
 from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
+from engine.storage.waiting import BegunRun
 from engine.transcript.records import Message
 from engine.transcript.session import Session
 
@@ -141,6 +142,39 @@ class StoreRef(Ref):
                 now=now,
             )
         )
+
+    async def enqueue_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
+        """Store a run at the end of its session's queue. Look at `repeated` of what is returned. Raises
+        unknown_session, stale_revision, idempotency_conflict, queue_full."""
+        return await self._write(
+            functools.partial(
+                waiting.enqueue,
+                run=run,
+                message=message,
+                most=self._store.limits.queued_messages_max,
+                expected_revision=start.expected_revision,
+                claim=idempotency.claim("run.start", start),
+                now=now,
+            )
+        )
+
+    async def begin_queued(self, run_id: str, now: int) -> BegunRun | None:
+        """Take the run out of its queue; None if it does not wait there."""
+        return await self._write(
+            functools.partial(waiting.begin, run_id=run_id, seq_block=self._store.limits.seq_block, now=now)
+        )
+
+    async def drop_queued(self, run: Run, now: int) -> bool:
+        """Store the end of a run that waits; whether it did."""
+        return await self._write(functools.partial(waiting.drop, run=run, now=now))
+
+    async def queued_runs(self, session_id: str) -> list[Run]:
+        """The session's queue in order. Raises unknown_session."""
+        return await self._read(functools.partial(waiting.of_session, session_id=session_id))
+
+    async def queued_sessions(self) -> list[str]:
+        """The sessions that have a queue, the oldest message first."""
+        return await self._read(waiting.sessions)
 
     def open_journal(self, session_id: str) -> RunJournal:
         """The journal of a run of this session."""

@@ -89,9 +89,9 @@ ABSOLUTE: Final = Check(
 PATH: Final = Check(f"a path of 1 to {PATH_MAX} characters", _is_path)
 INPUTS: Final = Check(f"1 to {INPUTS_MAX} texts and files", lambda items: 1 <= len(items) <= INPUTS_MAX)
 TEXT: Final = Check("text that is not blank", lambda text: bool(text.strip()))
+
 SERVED_WHEN_BUSY: Final = Check(
-    "reject or interrupt: this version does not have queue and steer yet",
-    lambda choice: choice in ("reject", "interrupt"),
+    "reject, queue or interrupt: this version does not have steer yet", lambda choice: choice != "steer"
 )
 
 Id = Annotated[str, ID]

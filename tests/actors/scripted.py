@@ -32,7 +32,7 @@ from engine.providers.base import (
 from engine.runs import events
 from engine.runs.events import Event, Numbered, PartDelta
 from engine.runs.log import Gap
-from engine.storage import applying, starting
+from engine.storage import applying, starting, waiting
 
 LIMIT = 30.0
 # Answers of a call may wait for the run: more than any test sends at a time.
@@ -217,6 +217,8 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
     monkeypatch.setattr(applying, "apply", functools.partial(disk.gate, applying.apply))
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
     monkeypatch.setattr(starting, "settle_run", functools.partial(disk.gate, starting.settle_run))
+    for name in ("enqueue", "begin", "drop"):
+        monkeypatch.setattr(waiting, name, functools.partial(disk.gate, getattr(waiting, name)))
 
     @contextlib.asynccontextmanager
     async def stage(tools: Sequence[Callable[..., Any]] = (), **limits: float) -> AsyncIterator[Stage]:

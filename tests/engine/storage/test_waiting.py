@@ -77,7 +77,7 @@ def test_a_run_that_begins_takes_its_message_to_the_end_of_the_transcript(store:
     assert [found.seq_reserved for found in ledger.open_runs(store.reader)] == [50]
     assert reading.window(store.reader, "ses_1", 9, 9999)[-1] == message(1)
     session = catalog.get(store.reader, "ses_1")
-    assert (session.title, session.queued, session.revision) == ("text 1", 1, begun.revision)
+    assert (session.queued, session.message_count, session.revision) == (1, 1, begun.revision)
     assert positions(store) == [("run_q2", 1)]
     assert waiting.begin(store.writer, "run_q1", seq_block=50, now=NOW) is None
     assert waiting.begin(store.writer, "run_nothing", seq_block=50, now=NOW) is None
