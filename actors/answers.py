@@ -1,29 +1,78 @@
-"""The answers of a run's model: each is streamed into a turn of the run."""
+"""The answers of a run's model: each is streamed into a turn of the run, in several attempts if it has to be.
+
+When a model call is repeated is decided in engine.runs.retry, and this is the only place that repeats one. An attempt
+that failed before it gave anything is repeated in its turn. If it gave something, its turn ends with `error`, so that
+no part is left open, and the next attempt begins a turn of its own, with the same window: what the failed attempt
+gave is not shown to the model again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 from actors.models import Models
 from actors.progress import Progress
+from engine.errors import PeerError
+from engine.limits import Limits
 from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
+from engine.runs import retry
 from engine.runs.turn import Turn
+from engine.transcript.records import Failure
 
 # Of one batch of a model's text between two looks at the loop: a few frames' worth, a fraction of the log's bound.
 PIECE_CHARACTERS: Final = 64 * 1024
 
 
 class Answers:
-    """Of one run."""
+    """Of one run. `random` gives numbers in [0, 1)."""
 
-    def __init__(self, models: Models, progress: Progress) -> None:
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        progress: Progress,
+        now_ms: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
         self._models = models
+        self._limits = limits
         self._progress = progress
+        self._now_ms = now_ms
+        self._random = random
 
-    async def answer(self, turn: Turn, request: ModelRequest) -> None:
-        """Take the model's answer into the turn. What ends it is held, for the end of the turn."""
+    async def answer(self, request: ModelRequest, begin: Callable[[], Awaitable[Turn]]) -> Turn:
+        """Return the turn with the model's answer; the step that ends it is held, for the end of the turn. `begin`
+        begins a turn, each time of the same number.
+
+        Raises the PeerError of the last attempt, CallerError("unknown_model"), and what applying a step raises; the
+        turn is open then. Cancelled, waiting or not: the turn is as it was.
+        """
+        turn = await begin()
+        attempt = 1
+        with trio.move_on_after(self._limits.call_timeout) as scope:
+            while True:
+                try:
+                    await self._attempt(turn, request)
+                    return turn
+                except PeerError as exc:
+                    left = scope.deadline - trio.current_time()
+                    again = retry.after(exc, attempt, left=left, random=self._random(), limits=self._limits)
+                    if again is None:
+                        raise retry.given_up(exc, attempt, self._limits) from None
+                    failure = Failure(code=exc.code, message=exc.message)
+                if turn.started_answering:
+                    step = turn.interrupt("error", failure.message, self._now_ms(), failure)
+                    await self._progress.apply(self._progress.counted(turn, step))
+                    turn = await begin()
+                await self._progress.apply(turn.retry(again))
+                await trio.sleep(again.delay)
+                attempt = again.attempt
+        raise retry.out_of_time(attempt, self._limits)
+
+    async def _attempt(self, turn: Turn, request: ModelRequest) -> None:
         async with self._models.open(request.model, request) as stream:
             while not turn.full:
                 batch = await stream.receive()

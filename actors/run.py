@@ -13,8 +13,10 @@ session stores that end as soon as the disk takes it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -67,6 +69,7 @@ class Services:
     limits: Limits
     budget: LogBudget  # of all replay logs
     now_ms: Callable[[], int] = now_ms
+    random: Callable[[], float] = random.random
 
 
 @attrs.frozen(slots=True)
@@ -126,7 +129,7 @@ class Run(Actor):
         self._settling = False
         self._status: Status = "running"
         self._progress = Progress(feed, journal, services.limits, services.now_ms)
-        self._answers = Answers(services.models, self._progress)
+        self._answers = Answers(services.models, services.limits, self._progress, services.now_ms, services.random)
         self.cancelled_by: str | None = None
 
     def make_ref(self, cell: Cell) -> RunRef:
@@ -207,19 +210,8 @@ class Run(Actor):
         names = provider_names([spec.name for spec in specs])
         for number in range(1, self._limits.turns_per_run + 1):
             messages = await self._window(model)
-            info = AssistantMessage(
-                id=ids.message_id(),
-                created_at=self._services.now_ms(),
-                run_id=self._feed.run.id,
-                parent_id=self._message.info.id,
-                model=model,
-            )
-            turn = self._progress.turn = Turn(
-                number, info, limits=self._limits, full_name=lambda name: names.get(name, name)
-            )
-            await self._progress.apply(turn.begin())
             request = ModelRequest(model=model, instructions=self._session.instructions, messages=messages, tools=specs)
-            await self._answers.answer(turn, request)
+            turn = await self._answers.answer(request, functools.partial(self._begin, number, names))
             if not turn.calls or turn.full:
                 return _End("completed", "length" if turn.full else turn.finish or "stop")
             await self._progress.apply_held()
@@ -228,6 +220,19 @@ class Run(Actor):
             await self._progress.apply(self._progress.counted(turn, turn.close(finish, self._services.now_ms())))
         message = f"the run made {self._limits.turns_per_run} turns without an end"
         return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
+
+    async def _begin(self, number: int, names: Mapping[str, str]) -> Turn:
+        info = AssistantMessage(
+            id=ids.message_id(),
+            created_at=self._services.now_ms(),
+            run_id=self._feed.run.id,
+            parent_id=self._message.info.id,
+            model=self._feed.run.model,
+        )
+        turn = Turn(number, info, limits=self._limits, full_name=lambda name: names.get(name, name))
+        self._progress.turn = turn
+        await self._progress.apply(turn.begin())
+        return turn
 
     async def _window(self, model: str) -> tuple[Message, ...]:
         tokens = self._services.models.context_window(model) or WINDOW_TOKENS

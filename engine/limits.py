@@ -68,7 +68,11 @@ class Limits:
     tool_result_bytes: int = _bound(50 * KIB, "bytes", "tool output that the model sees, head and tail kept")
     tool_result_lines: int = _bound(2000, "count", "lines of tool output that the model sees")
     tool_memory_bytes: int = _bound(64 * KIB, "bytes", "of any one string of a tool that is in memory while it arrives")
+    mcp_line_bytes: int = _bound(MIB, "bytes", "one message of a tool server, its long strings not counted")
+    mcp_line_strings: int = _bound(1024, "count", "long strings of one message of a tool server")
+    mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")
     tool_call_timeout: float = _seconds(120, "one tool call")
+    processes_max: int = _bound(32, "count", "tool servers and shells at once: each is a program with its own memory")
     toolset_start_timeout: float = _seconds(30, "start of a toolset")
     file_tool_bytes: int = _bound(10 * MIB, "bytes", "largest file that a content search opens")
     search_matches: int = _bound(1000, "count", "matches that one search returns before it stops and says so")
@@ -77,9 +81,12 @@ class Limits:
     # --- model calls
     connect_timeout: float = _seconds(10, "connection to a model's service")
     progress_timeout: float = _seconds(60, "silence of a model's stream")
-    call_timeout: float = _seconds(900, "one model call")
+    call_timeout: float = _seconds(900, "one model call, with all of its attempts and the waits between them")
     provider_event_bytes: int = _bound(4 * MIB, "bytes", "one event of a provider's stream; beyond it `provider_error`")
     model_attempts: int = _bound(4, "count", "attempts of one model call")
+    retry_delay_first: float = _seconds(1, "least wait before a model call is repeated; it doubles each time")
+    retry_delay_max: float = _seconds(30, "longest wait that is our choice before a model call is repeated")
+    retry_after_max: float = _seconds(60, "longest wait that a model's service may ask for, so that a run ends")
 
     # --- gateway
     connections_max: int = _bound(1024, "count", "sockets at the port, HTTP and WebSocket together")

@@ -7,6 +7,9 @@ its facts are shown, because they acknowledge something.
 - At most one text or reasoning part is open; it is closed by the next kind of event or the end of the answer.
 - A call's part is made when the model names it and gets its input when the answer has ended.
 - `interrupt` closes whatever is open, from any state: partial text is kept, every call has exactly one result.
+- A model call that failed before it had given anything is made again in the same turn (`retry`). What one has given
+  before it failed is never added to: that turn is interrupted with `error`, and a new one of the same number, with a
+  message of its own, takes the call's next attempt.
 - Bounds: `answer_bytes` of text and reasoning, `tool_input_bytes` a call, `tool_calls_per_turn`. Beyond one the
   turn is `full`: the caller stops the model, and the turn finishes with `length`.
 """
@@ -30,7 +33,16 @@ from engine.providers.base import (
     ToolInputDelta,
     UsageReported,
 )
-from engine.runs.events import Event, PartDelta, PartFinished, PartStarted, TurnFinished, TurnStarted
+from engine.runs.events import (
+    Event,
+    PartDelta,
+    PartFinished,
+    PartStarted,
+    RetryScheduled,
+    TurnFinished,
+    TurnStarted,
+)
+from engine.runs.retry import Retry
 from engine.storage.changes import AddMessage, AddPart, AppendText, Change, FinishMessage, FoldText, PutPart
 from engine.tools.spec import ToolResult
 from engine.transcript.records import (
@@ -40,6 +52,7 @@ from engine.transcript.records import (
     Finish,
     PartKind,
     ReasoningPart,
+    RetryPart,
     StepFinishPart,
     StepStartPart,
     TextPart,
@@ -96,7 +109,6 @@ class Turn:
     ) -> None:
         self.number = number
         self.info = info
-        self.usage: Usage = NO_USAGE
         self.finish: Finish | None = None  # what the model said
         self.full = False
         self.closed = False
@@ -105,12 +117,19 @@ class Turn:
         self._open: _Open | None = None
         self._calls: dict[int, _Call] = {}
         self._answer_bytes = 0
+        self._usage = NO_USAGE  # of this attempt
+        self._usage_before = NO_USAGE  # of those before it
         self._texts: dict[str, _Open] = {}  # text and reasoning parts in order
 
     @property
     def texts(self) -> tuple[tuple[str, PartKind, int], ...]:
         """The text and reasoning parts so far: id, kind, and bytes of text that were shown."""
         return tuple((part.part_id, part.kind, part.bytes) for part in self._texts.values())
+
+    @property
+    def usage(self) -> Usage:
+        """Of all attempts of the model call: those that failed count."""
+        return self._usage_before + self._usage
 
     @property
     def calls(self) -> tuple[ToolPart, ...]:
@@ -127,6 +146,17 @@ class Turn:
             [AddMessage(self.info), AddPart(self.info.id, start)],
             [TurnStarted(turn=self.number, message_id=self.info.id)],
         )
+
+    def retry(self, retry: Retry) -> Step:
+        """The model call is made again, after a wait."""
+        assert not self.started_answering, "what was given before an error is not added to"
+        self._usage_before, self._usage = self.usage, NO_USAGE
+        self.finish = None
+        part = RetryPart(id=ids.part_id(), attempt=retry.attempt, reason=retry.reason, delay_ms=retry.delay_ms)
+        scheduled = RetryScheduled(
+            attempt=retry.attempt, max_attempts=retry.max_attempts, delay_ms=retry.delay_ms, reason=retry.reason
+        )
+        return Step([AddPart(self.info.id, part)], [scheduled])
 
     # ------------------------------------------------------------ the answer
     def take(self, events: Iterable[ModelEvent]) -> Step:
@@ -147,7 +177,7 @@ class Turn:
                 case ToolInputDelta(index, text):
                     self._call_input(index, text)
                 case UsageReported(usage):
-                    self.usage = usage
+                    self._usage = usage
                 case AnswerFinished(finish):
                     self.finish = finish
         return step

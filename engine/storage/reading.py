@@ -17,7 +17,7 @@ import orjson
 from engine.commands import MessagesPage
 from engine.limits import DEFAULT
 from engine.storage import catalog, columns, cursors, texts
-from engine.transcript.records import Message, MessageInfo, Part
+from engine.transcript.records import AssistantMessage, Message, MessageInfo, Part
 from engine.wire import objects
 
 # Room for `parts_more` at the end of an object.
@@ -121,6 +121,10 @@ def window(connection: Connection, session_id: str, max_messages: int, max_bytes
     Whole turns (a user's message with the answers to it), as many as fit `max_messages` and `max_bytes` of stored
     text. The latest user's message is always there; if its answers are too many or too long, the newest of them
     that fit follow it: each answer holds its calls with their results, so that what remains is valid.
+
+    An attempt that failed and was repeated is left out: an answer that finished with `error` and is followed by
+    another one of the same run. A model that saw the beginning which it never finished would go on from there, or say
+    it twice. A run's last answer stays, even if it failed: it is what the user got.
     """
     session = catalog.key_of(connection, session_id)
     found = connection.execute(f"{_MESSAGE} ORDER BY position DESC", (session,))
@@ -128,8 +132,15 @@ def window(connection: Connection, session_id: str, max_messages: int, max_bytes
     turn: list[tuple[int, MessageInfo]] = []
     count, size = 0, 0
     full = False
+    newer: str | None = None  # the run of the answer that follows
     for _, key, message_id, role, body in found:
         latest = not chosen
+        info = columns.info(message_id, role, body)
+        if isinstance(info, AssistantMessage):
+            repeated = info.finish == "error" and info.run_id is not None and info.run_id == newer
+            newer = info.run_id
+            if repeated:
+                continue
         if not (full and role != "user"):
             weight = _weight(connection, key)
             fits = count + 1 <= max_messages and size + weight <= max_bytes
@@ -138,7 +149,7 @@ def window(connection: Connection, session_id: str, max_messages: int, max_bytes
                 fits = fits and count + 2 <= max_messages
             if fits or (latest and role == "user"):
                 count, size = count + 1, size + weight
-                turn.append((key, columns.info(message_id, role, body)))
+                turn.append((key, info))
             elif latest:
                 full = True  # older answers of this turn are left out, up to its user's message
             else:
