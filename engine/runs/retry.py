@@ -85,4 +85,4 @@ def _told(error: PeerError, limits: Limits) -> str:
     if asked <= limits.retry_after_max:
         return ""
     name, size = next((unit for unit in _UNITS if asked >= 2 * unit[1]), ("seconds", 1))
-    return f"; it asked for a pause of {asked / size:.3g} {name}, longer than the {limits.retry_after_max:g} s waited"
+    return f"; it asked for a pause of {asked / size:,.0f} {name}, longer than the {limits.retry_after_max:g} s waited"
