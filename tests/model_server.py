@@ -4,7 +4,8 @@
 
 What it answers is asked for by the last user message if it begins with `!`, else by the model's name: a scenario
 and its settings, such as `stream n=100 rate=50`. Unknown names stream a greeting. `GET /_requests` gives what was
-asked so far and how each answer ended; `GET /_requests/N` the same of one, once its answer has ended.
+asked so far and how each answer ended; `GET /_requests/N` the same of one, once its answer has ended, and
+`GET /_asked/WORD` of the newest whose body has the word, once there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from tests.model_formats import Format, compact, format_of
 Settings = dict[str, str]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 KEPT = 2000  # requests that are remembered
+FAILED: Counter[str] = Counter()  # requests of `flaky` by their id
 BODY_KEPT = 1 << 20  # bytes of a body that are remembered
 READY = "model server "
 
@@ -254,7 +257,17 @@ async def html(answer: Answer, asked: Settings) -> None:
 
 
 async def error200(answer: Answer, asked: Settings) -> None:
-    await answer.plain("200 OK", compact(answer.format.error("no such deployment", "invalid_request_error")))
+    kind = asked.get("kind", "invalid_request_error")
+    await answer.plain("200 OK", compact(answer.format.error("no such deployment", kind)))
+
+
+async def flaky(answer: Answer, asked: Settings) -> None:
+    """The first `fails` requests with this `id` fail, as the scenario `how` does; then it works."""
+    FAILED[asked["id"]] += 1
+    if FAILED[asked["id"]] <= int(asked.get("fails", "1")):
+        await SCENARIOS[asked.get("how", "status")](answer, asked)
+    else:
+        await greeting(answer, asked)
 
 
 async def whole(answer: Answer, asked: Settings) -> None:
@@ -270,7 +283,7 @@ SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
         greeting, stream, tool, status, error_midstream, cut, ended, garbage, event, emoji,
-        silence, unclosed, hang, slow_head, html, error200, whole, redirect,
+        silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect,
     )
 }  # fmt: skip
 
@@ -287,6 +300,7 @@ class Server:
     def __init__(self) -> None:
         self.asked: dict[int, Asked] = {}
         self.count = 0
+        self.arrived = trio.Event()  # of the next request
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
@@ -306,6 +320,8 @@ class Server:
         self.count += 1
         asked = self.asked[self.count] = Asked(self.count, target, headers, body)
         self.asked.pop(self.count - KEPT, None)
+        self.arrived.set()
+        self.arrived = trio.Event()
         answer = Answer(stream, asked)
         name, settings = scenario_of(asked.body, answer.format) if asked.body else ("greeting", {})
         try:
@@ -328,10 +344,15 @@ class Server:
         scope.cancel(reason="the client has gone")
 
     async def report(self, stream: trio.abc.Stream, target: str) -> None:
-        *_, last = target.split("/")
-        if last.isdigit():
+        value: Any
+        *_, kind, last = target.split("/")
+        if kind == "_asked":
+            while not (found := [asked for asked in self.asked.values() if last in json.dumps(asked.body)]):
+                await self.arrived.wait()
+            value = found[-1].shown()
+        elif last.isdigit():
             await self.asked[int(last)].ended.wait()
-            value: Any = self.asked[int(last)].shown()
+            value = self.asked[int(last)].shown()
         else:
             value = [asked.shown() for asked in self.asked.values()]
         body = json.dumps(value).encode()
@@ -394,6 +415,10 @@ class ModelServer:
     def ended(self, number: int) -> dict[str, Any]:
         """One request, once its answer has ended. Blocks."""
         return self._get(f"/_requests/{number}")  # type: ignore[no-any-return]
+
+    def asked(self, word: str) -> dict[str, Any]:
+        """The newest request whose body has the word (letters and digits), once there is one. Blocks."""
+        return self._get(f"/_asked/{word}")  # type: ignore[no-any-return]
 
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url.removesuffix("/v1") + path, timeout=30) as answer:

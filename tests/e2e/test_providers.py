@@ -36,6 +36,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, service: ModelServer) -> Iter
         model = "theirs"
         [limits]
         progress_timeout = "1s"
+        model_attempts = 1
     """
     with daemon(tmp_path_factory.mktemp("providers") / "data", config) as process:
         yield process
