@@ -66,9 +66,9 @@ ENGINE_ORDER = (
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
     "_clock", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor", "_feed", "_disk",
-    "_http", "_guard_main", "_guard", "places", "journal", "models", "store", "snapshots", "toolset", "toolsets",
-    "inputs", "queue", "progress", "answers", "run", "session", "admission", "registry", "composition", "governor", "gateway",
-    "daemon", "api", "client", "cli", "terminal",
+    "_http", "_guard_main", "_guard_link", "_guard", "places", "journal", "models", "store", "snapshots", "toolset",
+    "toolsets", "inputs", "queue", "progress", "answers", "run", "session", "admission", "registry", "composition",
+    "governor", "gateway", "daemon", "api", "client", "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.

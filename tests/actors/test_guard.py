@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors._guard import REQUEST_BYTES, Ended, Guard, Process
+from actors._guard import Guard, Process
+from actors._guard_link import REQUEST_BYTES, Ended
 from engine.errors import CallerError, PeerError
 from engine.limits import Limits
 from tests.actors.processes import (
@@ -101,6 +102,7 @@ async def test_stderr_and_stdin_as_asked() -> None:
         (["true"], "/no/folder", "'true' cannot be started: its folder cannot be entered: No such file or directory"),
         (["true"], "/etc/passwd", "'true' cannot be started: its folder cannot be entered: Not a directory"),
         (["true", "a\0b"], "/", "'true' cannot be started: Invalid argument"),
+        (["true", "a\ud800"], "/", "'true' cannot be started: 'a\\ud800' is no text"),
         (["true", "x" * 140_000], "/", "'true' cannot be started: Argument list too long"),
     ],
 )
