@@ -2,8 +2,8 @@
 
 When a model call is repeated is decided in engine.runs.retry, and this is the only place that repeats one. An attempt
 that failed before it gave anything is repeated in its turn. If it gave something, its turn ends with `error`, so that
-no part is left open, and the next attempt begins a turn of its own, with the same window: what the failed attempt
-gave is not shown to the model again.
+no part is left open, and the next attempt begins a turn of its own: what the failed attempt gave is not shown to the
+model again.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Answers:
         self._now_ms = now_ms
         self._random = random
 
-    async def answer(self, request: ModelRequest, begin: Callable[[], Awaitable[Turn]]) -> Turn:
+    async def answer(self, begin: Callable[[], Awaitable[tuple[Turn, ModelRequest]]]) -> Turn:
         """Return the turn with the model's answer; the step that ends it is held, for the end of the turn. `begin`
-        begins a turn, each time of the same number.
+        begins a turn, each time of the same number, and says what the model is to be asked.
 
         Raises the PeerError of the last attempt, CallerError("unknown_model"), and what applying a step raises; the
         turn is open then. Cancelled, waiting or not: the turn is as it was.
         """
-        turn = await begin()
+        turn, request = await begin()
         attempt = 1
         with trio.move_on_after(self._limits.call_timeout) as scope:
             while True:
@@ -66,7 +66,7 @@ class Answers:
                 if turn.started_answering:
                     step = turn.interrupt("error", failure.message, self._now_ms(), failure)
                     await self._progress.apply(self._progress.counted(turn, step))
-                    turn = await begin()
+                    turn, request = await begin()
                 await self._progress.apply(turn.retry(again))
                 await trio.sleep(again.delay)
                 attempt = again.attempt

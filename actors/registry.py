@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ import trio
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
+from actors.admission import Admission
 from actors.run import SHUTDOWN, Services
 from actors.session import DELETED, SETTLE_DELAY, Session, SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
@@ -39,8 +39,6 @@ _log = logging.getLogger("greenroom.registry")
 
 # Looks for idle sessions in the time that makes one idle: it leaves memory at most a quarter late.
 PASSIVATE_LOOKS: Final = 4
-# What a client should wait before it tries a refused run again: about the life of a short run.
-RETRY_AFTER_MS: Final = 1000
 
 
 @attrs.frozen(slots=True)
@@ -144,12 +142,9 @@ class Registry(Actor):
         self._sessions: dict[str, SessionRef] = {}
         self._opening: dict[str, trio.Event] = {}  # sessions that are being revived or deleted right now
         self._runs: dict[str, RunFeed] = {}  # active and retained
-        self._active: dict[str, str] = {}  # run -> session
-        self._starting: Counter[str] = Counter()  # starts under way by session
-        self._waiting: dict[str, None] = {}  # sessions whose queue waits for a place, in order
+        self._admission = Admission(self._limits.active_runs_max, self._give_place)
         self._retention = Retention(retention=self._limits.terminal_retention, most=self._limits.terminal_retained_max)
         self._retained_changed = trio.Event()
-        self._drained: trio.Event | None = None
 
     def make_ref(self, cell: Cell) -> RegistryRef:
         return RegistryRef(cell)
@@ -159,8 +154,7 @@ class Registry(Actor):
         # the registry before this one.
         for run in await self._services.store.settle_open_runs():
             _log.warning("%s of %s is settled as interrupted", run.id, run.session_id)
-        self._waiting = dict.fromkeys(await self._services.store.queued_sessions())
-        self._fill_places()
+        self._admission.wait(await self._services.store.queued_sessions())
         self.cell.start_soon(self._evict)
         self.cell.start_soon(self._passivate)
 
@@ -172,7 +166,7 @@ class Registry(Actor):
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
-        self._begin_drain()
+        self._admission.begin_drain()
 
     async def on_stop(self, reason: str) -> None:
         for feed in self._runs.values():
@@ -186,13 +180,12 @@ class Registry(Actor):
             for feed in [feed for feed in self._runs.values() if feed.run.session_id == child.name]:
                 if feed.run.status == "queued":  # it waits in the store, and has a new feed when the session is back
                     self._drop(feed.run.id, "draining")
-                    self._waiting[child.name] = None
-            self._fill_places()
+                    self._admission.wait([child.name])
 
     def figures(self) -> RegistryStatistics:
         return RegistryStatistics(
             sessions=len(self._sessions),
-            active_runs=len(self._active),
+            active_runs=self._admission.active_runs,
             queued_runs=sum(feed.run.status == "queued" for feed in self._runs.values()),
             retained_runs=len(self._retention),
             log_bytes=self._services.budget.size,
@@ -200,7 +193,7 @@ class Registry(Actor):
 
     # ------------------------------------------------------------ sessions
     async def create_session(self, new: NewSession) -> SessionRecord:
-        self._refuse_draining()
+        self._admission.refuse_draining()
         model = new.model or self._defaults.model
         if not self._services.models.has(model):
             raise CallerError("unknown_model", f"no model is named {model!r}")
@@ -267,7 +260,7 @@ class Registry(Actor):
             raise
         if session is not None:
             session.feed.close("deleted")
-        self._waiting.pop(session_id, None)
+        self._admission.forget(session_id)
         for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
             self._drop(run_id, "deleted")
 
@@ -303,7 +296,7 @@ class Registry(Actor):
     async def _again(self, session: SessionRef) -> bool:
         """Whether to look a session up again that died between its look-up and the ask: it was passivated, or
         deleted. Not after a crash: the ask may have been its cause, or may have been carried out."""
-        if session.state == "running" or self._drained is not None:
+        if session.state == "running" or self._admission.draining:
             return False
         return (await session.wait_ended()).end == "stopped"
 
@@ -321,17 +314,7 @@ class Registry(Actor):
 
     # ------------------------------------------------------------ runs
     async def start_run(self, start: StartRun) -> StartedRun:
-        self._refuse_draining()
-        # One run at a time is active in a session: one that is busy adds none. Those that wait come first.
-        busy = {*self._active.values(), *self._starting, *self._waiting}
-        if start.session_id not in busy and len(busy) >= self._limits.active_runs_max:
-            raise CallerError(
-                "overloaded",
-                f"{self._limits.active_runs_max} runs are active, which is the daemon's bound",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
-        self._starting[start.session_id] += 1
-        try:
+        with self._admission.starting(start.session_id):
             while True:
                 session = await self._session(start.session_id)
                 try:
@@ -339,41 +322,24 @@ class Registry(Actor):
                 except ActorDied:
                     if not await self._again(session):
                         raise
-        finally:
-            self._start_over(start.session_id)
 
-    def _start_over(self, session_id: str) -> None:
-        self._starting[session_id] -= 1
-        if not self._starting[session_id]:
-            del self._starting[session_id]
-        self._fill_places()
-        self._tell_drained()
-
-    def _fill_places(self) -> None:
-        """Begin runs that wait in queues, as far as the bound of active runs allows."""
-        while self._waiting and self._drained is None:
-            if len({*self._active.values(), *self._starting}) >= self._limits.active_runs_max:
-                return
-            session_id = next(iter(self._waiting))
-            del self._waiting[session_id]
-            self._starting[session_id] += 1
-            self.cell.start_soon(self._begin_next, session_id)
+    def _give_place(self, session_id: str) -> None:
+        self.cell.start_soon(self._begin_next, session_id)
 
     async def _begin_next(self, session_id: str) -> None:
-        delay = 0.0
+        again = False
         try:
             await (await self._session(session_id)).begin_next()
         except CallerError:
             return  # the session was deleted
         except (ActorDied, EngineError) as exc:
             _log.warning("the queue of %s waits: %s", session_id, exc)
-            delay = SETTLE_DELAY
+            again = True
         finally:
-            self._start_over(session_id)
-        if delay:
-            await trio.sleep(delay)
-            self._waiting[session_id] = None
-            self._fill_places()
+            self._admission.begun_with(session_id)
+        if again:
+            await trio.sleep(SETTLE_DELAY)
+            self._admission.wait([session_id])
 
     async def stop_run(self, run_id: str, reason: str | None) -> RunRecord:
         feed = await self._find(run_id)
@@ -440,20 +406,18 @@ class Registry(Actor):
 
     def run_begun(self, feed: RunFeed) -> None:
         self.run_known(feed)
-        self._active[feed.run.id] = feed.run.session_id
+        self._admission.begun(feed.run.id, feed.run.session_id)
 
     def run_ended(self, feed: RunFeed, *, more: bool) -> None:
         run_id = feed.run.id
-        self._active.pop(run_id, None)
         self._services.budget.end(feed.log)
         # From here on the feed keeps the log alone: what the run's actor held goes with it.
         feed.snapshots_from(functools.partial(final_snapshot, self._services.store, feed.run))
         self._retention.ended(run_id, trio.current_time())
         self._retained_changed.set()
         if more:
-            self._waiting[feed.run.session_id] = None
-        self._fill_places()
-        self._tell_drained()
+            self._admission.wait([feed.run.session_id])
+        self._admission.ended(run_id)
 
     # ------------------------------------------------------------ passivation and eviction
     async def _passivate(self) -> None:
@@ -489,28 +453,12 @@ class Registry(Actor):
 
     # ------------------------------------------------------------ drain
     async def drain(self) -> None:
-        drained = self._begin_drain()
-        if self._active or self._starting:
-            await drained.wait()
-
-    def _begin_drain(self) -> trio.Event:
-        """Refuse new runs from now on; the event is set when none is active any more."""
-        if self._drained is None:
-            self._drained = trio.Event()
-        return self._drained
+        await self._admission.drain()
 
     async def end_runs(self) -> None:
-        self._begin_drain()
+        self._admission.begin_drain()
         async with trio.open_nursery() as nursery:
             for session in tuple(self._sessions.values()):
                 active = session.active
                 if active is not None:
                     nursery.start_soon(session.cancel_run, active.run.id, SHUTDOWN)
-
-    def _tell_drained(self) -> None:
-        if self._drained is not None and not self._active and not self._starting:
-            self._drained.set()
-
-    def _refuse_draining(self) -> None:
-        if self._drained is not None:
-            raise CallerError("draining", "the daemon is shutting down")

@@ -34,7 +34,8 @@ from actors.snapshots import StoredSnapshot
 from actors.store import StoreRef
 from actors.toolset import Toolbox
 from engine import ids
-from engine.errors import EngineError
+from engine.commands import StartRun
+from engine.errors import CallerError, EngineError
 from engine.limits import Limits
 from engine.providers.base import ModelRequest
 from engine.runs.budget import LogBudget
@@ -43,9 +44,10 @@ from engine.runs.lifecycle import Status, advance
 from engine.runs.record import Run as RunRecord
 from engine.runs.turn import Turn
 from engine.storage.changes import PutRun
+from engine.storage.starting import StoredRun
 from engine.tools.names import provider_names
-from engine.tools.spec import ToolContext
-from engine.transcript.records import AssistantMessage, Failure, Finish, Message, ToolPart
+from engine.tools.spec import ToolContext, ToolSpec
+from engine.transcript.records import AssistantMessage, Failure, Finish, Message, MessageInfo, ToolPart
 from engine.transcript.session import Session
 from engine.transcript.tools import TERMINAL
 from engine.wire import events as wire_events
@@ -101,6 +103,12 @@ class RunRef(Ref):
         actor.cancelled_by = actor.cancelled_by or reason
         await self.stop(reason)
 
+    async def steer(self, message: Message, start: StartRun) -> StoredRun | None:
+        """See Run.steer. Cancelled: the message is stored and shown, or nothing has happened."""
+        actor = self._cell.actor
+        assert isinstance(actor, Run)
+        return await actor.steer(message, start)
+
 
 class Run(Actor):
     """See the module. `on_settled` is called once, synchronously, after the last event is in the log, with the feed
@@ -127,6 +135,9 @@ class Run(Actor):
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._settling = False
+        self._boundary = trio.Lock()  # a turn begins, or a message is taken in
+        self._steered = 0  # messages that no turn has seen
+        self._ending = False
         self._status: Status = "running"
         self._progress = Progress(feed, journal, services.limits, services.now_ms)
         self._answers = Answers(services.models, services.limits, self._progress, services.now_ms, services.random)
@@ -167,7 +178,8 @@ class Run(Actor):
             self._settling = True
             lost = _lost(trio.TooSlowError())
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
-                lost = await self._settle(end)
+                async with self._boundary:  # a message that is being taken in is shown before the end
+                    lost = await self._settle(end)
             if not self._feed.ended:
                 self._journal.discard()
                 self._finish(self._record(lost, self._feed.log.last_seq + 1), stored=False)
@@ -205,40 +217,83 @@ class Run(Actor):
         return _End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
 
     async def _turns(self) -> _End:
-        model = self._feed.run.model
         specs = await self._services.toolbox.specs(self._session.toolsets)
         names = provider_names([spec.name for spec in specs])
         for number in range(1, self._limits.turns_per_run + 1):
-            messages = await self._window(model)
-            request = ModelRequest(model=model, instructions=self._session.instructions, messages=messages, tools=specs)
-            turn = await self._answers.answer(request, functools.partial(self._begin, number, names))
-            if not turn.calls or turn.full:
-                return _End("completed", "length" if turn.full else turn.finish or "stop")
+            turn = await self._answers.answer(functools.partial(self._begin, number, specs, names))
+            over = not turn.calls or turn.full
+            finish: Finish = "tool_calls"
+            if over:
+                finish = "length" if turn.full else turn.finish or "stop"
+                if not await self._goes_on():
+                    return _End("completed", finish)
             await self._progress.apply_held()
-            await self._call_tools(turn)
-            finish: Finish = "tool_calls" if number < self._limits.turns_per_run else "max_turns"
-            await self._progress.apply(self._progress.counted(turn, turn.close(finish, self._services.now_ms())))
+            if not over:
+                await self._call_tools(turn)
+            if number == self._limits.turns_per_run:
+                finish = "max_turns"
+            step = turn.interrupt(finish, "the answer reached its bound", self._services.now_ms())
+            await self._progress.apply(self._progress.counted(turn, step))
         message = f"the run made {self._limits.turns_per_run} turns without an end"
         return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
 
-    async def _begin(self, number: int, names: Mapping[str, str]) -> Turn:
+    async def _begin(
+        self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]
+    ) -> tuple[Turn, ModelRequest]:
+        run = self._feed.run
         info = AssistantMessage(
             id=ids.message_id(),
             created_at=self._services.now_ms(),
-            run_id=self._feed.run.id,
+            run_id=run.id,
             parent_id=self._message.info.id,
-            model=self._feed.run.model,
+            model=run.model,
         )
         turn = Turn(number, info, limits=self._limits, full_name=lambda name: names.get(name, name))
-        self._progress.turn = turn
-        await self._progress.apply(turn.begin())
-        return turn
+        async with self._boundary:  # what is sent to the run now is in the window, or behind this turn's message
+            messages = await self._window(run.model)
+            self._steered = 0
+            self._progress.turn = turn
+            await self._progress.apply(turn.begin())
+        return turn, ModelRequest(
+            model=run.model, instructions=self._session.instructions, messages=messages, tools=specs
+        )
 
     async def _window(self, model: str) -> tuple[Message, ...]:
         tokens = self._services.models.context_window(model) or WINDOW_TOKENS
-        return await self._services.store.window(
+        found = await self._services.store.window(
             self._session.id, max_messages=self._limits.window_messages, max_bytes=tokens * BYTES_PER_TOKEN
         )
+        return tuple(message for message in found if not self._is_failed_attempt(message.info))
+
+    def _is_failed_attempt(self, info: MessageInfo) -> bool:
+        # The run goes on, so what failed in it is being tried again.
+        return isinstance(info, AssistantMessage) and info.run_id == self._feed.run.id and info.finish == "error"
+
+    # ------------------------------------------------------------ messages to the run at work
+    async def steer(self, message: Message, start: StartRun) -> StoredRun | None:
+        """Take the user's message in: it is the transcript's last when this returns, and the next turn has it. None
+        if the run is ending. Raises CallerError queue_full, and as StoreRef.steer_run."""
+        async with self._boundary:
+            if self._settling or self._ending or self._scope.cancel_called:
+                return None
+            most = self._limits.queued_messages_max
+            if self._steered >= most:
+                raise CallerError("queue_full", f"{most} messages wait for the run's next turn, which is its bound")
+            shown = wire_events.message_steered(message)
+            await self._progress.reserve([shown])
+            await self._journal.commit()  # the message of the turn at work comes before this one
+            stored = await self._services.store.steer_run(self._feed.run, message, start, self._services.now_ms())
+            if not stored.repeated:
+                self._steered += 1
+                await self._progress.reserve([shown])  # others may have used the numbers meanwhile
+                self._progress.show([shown])
+            return stored
+
+    async def _goes_on(self) -> bool:
+        """Whether there is something to answer yet; if not, no message is taken in any more."""
+        async with self._boundary:
+            self._ending = not self._steered
+            return not self._ending
 
     # ------------------------------------------------------------ tools
     async def _call_tools(self, turn: Turn) -> None:

@@ -234,11 +234,18 @@ class Session(Actor):
             if start.when_busy == "reject":
                 run_id = ahead.run.id
                 raise CallerError("session_busy", f"run {run_id} is active in this session", run_id=run_id)
-            if start.when_busy == "queue":
+            if start.when_busy != "interrupt":
                 check_length(start, services.limits)
+            at_work = self._run
+            if start.when_busy == "steer" and self.active is not None and at_work is not None:
+                taken = await self._steer(at_work, self.active, start, record)
+                if taken is not None:
+                    return taken
+                await at_work.wait_ended()  # it is ending: the message begins a run of its own
+            elif start.when_busy == "interrupt" and at_work is not None:
+                await at_work.cancel("interrupted by a newer message")
+            if start.when_busy == "queue" or (self.queue and start.when_busy != "interrupt"):
                 return await self._enqueue(start, record, model)
-            if self._run is not None:
-                await self._run.cancel("interrupted by a newer message")
             await self._settle_lost()
             record = await services.store.get_session(self._id)
         self._check_revision(start, record)
@@ -246,7 +253,7 @@ class Session(Actor):
         run = RunRecord(
             id=ids.run_id(), session_id=self._id, status="running", model=model, created_at=now, started_at=now
         )
-        message = await self._message(start, run, record)
+        message = await self._message(start, run.id, record.cwd, now)
         stored = await services.store.start_run(run, message, start, now)
         if stored.repeated:
             return stored
@@ -260,10 +267,10 @@ class Session(Actor):
                 revision=record.revision,
             )
 
-    async def _message(self, start: StartRun, run: RunRecord, record: SessionRecord) -> Message:
+    async def _message(self, start: StartRun, run_id: str, cwd: str, now: int) -> Message:
         services = self._services
         return await user_message(
-            start, run_id=run.id, cwd=record.cwd, now=run.created_at, toolbox=services.toolbox, limits=services.limits
+            start, run_id=run_id, cwd=cwd, now=now, toolbox=services.toolbox, limits=services.limits
         )
 
     def _feed_of(self, run: RunRecord) -> RunFeed:
@@ -314,12 +321,23 @@ class Session(Actor):
             self._lost = feed.run
             self.cell.start_soon(self._settle_lost_in_time)
 
+    async def _steer(
+        self, run: RunRef, feed: RunFeed, start: StartRun, record: SessionRecord
+    ) -> StartedRun | StoredRun | None:
+        self._check_revision(start, record)
+        message = await self._message(start, feed.run.id, record.cwd, self._services.now_ms())
+        stored = await run.steer(message, start)
+        if stored is None or stored.repeated:
+            return stored
+        self._changed.set()
+        return StartedRun(feed.record(), message.info.id, stored.revision, feed)
+
     # ------------------------------------------------------------ the queue
     async def _enqueue(self, start: StartRun, record: SessionRecord, model: str) -> StartedRun | StoredRun:
         self._check_revision(start, record)
         now = self._services.now_ms()
         run = RunRecord(id=ids.run_id(), session_id=self._id, status="queued", model=model, created_at=now)
-        message = await self._message(start, run, record)
+        message = await self._message(start, run.id, record.cwd, now)
         stored = await self._services.store.enqueue_run(run, message, start, now)
         if stored.repeated:
             return stored

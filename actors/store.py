@@ -21,6 +21,7 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._clock import now_ms as wall_clock
 from actors._disk import Disk, DiskClosed, open_disk
+from actors._tally import Histogram
 from actors.journal import Flusher, RunJournal
 from engine.commands import (
     MessagesPage,
@@ -61,6 +62,7 @@ class StoreStatistics:
     waiting: int
     journals: int
     unsaved: int
+    commit_seconds: Histogram
 
 
 class StoreRef(Ref):
@@ -143,6 +145,20 @@ class StoreRef(Ref):
             )
         )
 
+    async def steer_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
+        """Store a user's message for the run at work. Look at `repeated` of what is returned. Raises
+        unknown_session, stale_revision, idempotency_conflict."""
+        return await self._write(
+            functools.partial(
+                starting.steer_run,
+                run=run,
+                message=message,
+                expected_revision=start.expected_revision,
+                claim=idempotency.claim("run.start", start),
+                now=now,
+            )
+        )
+
     async def enqueue_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
         """Store a run at the end of its session's queue. Look at `repeated` of what is returned. Raises
         unknown_session, stale_revision, idempotency_conflict, queue_full."""
@@ -211,6 +227,7 @@ class StoreRef(Ref):
             waiting=figures.waiting,
             journals=store.journals.journals,
             unsaved=store.journals.unsaved,
+            commit_seconds=figures.commit_seconds,
         )
 
     def commits(self) -> tuple[int, int]:

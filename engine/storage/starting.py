@@ -58,6 +58,26 @@ def start_run(
     return StoredRun(run, message.info.id, revision)
 
 
+def steer_run(
+    connection: Connection,
+    run: Run,
+    message: Message,
+    *,
+    expected_revision: int | None,
+    claim: Claim | None,
+    now: int,
+) -> StoredRun:
+    """Put a user's message for a run at work at the transcript's end: all or nothing. Raises as `start_run`."""
+    earlier = repeated_run(connection, claim, now)
+    if earlier is not None:
+        return earlier
+    session = catalog.key_of(connection, run.session_id)
+    catalog.check_revision(connection, session, expected_revision)
+    add_user_message(connection, session, message)
+    idempotency.remember(connection, claim, message.info.id, now)
+    return StoredRun(run, message.info.id, catalog.touch(connection, session, now, messages=1))
+
+
 def add_user_message(connection: Connection, session: int, message: Message) -> None:
     """Put the message at the transcript's end."""
     key = applying.add_message(connection, session, message.info)
@@ -78,12 +98,16 @@ def repeated_run(connection: Connection, claim: Claim | None, now: int) -> Store
 
     Raises CallerError idempotency_conflict, unknown_run when that run was deleted with its session.
     """
-    run_id = idempotency.result(connection, claim, now)
-    if run_id is None:
+    made = idempotency.result(connection, claim, now)
+    if made is None:
         return None
-    run = ledger.get(connection, run_id)
+    # A request that began a run remembers the run, one that was taken in by a run remembers its message.
+    steered = connection.execute("SELECT body FROM messages WHERE id = ?", (made,)).fetchone()
+    run_id = made if steered is None else columns.info(made, "user", steered[0]).run_id
+    run = ledger.get(connection, run_id or made)
     revision = catalog.revision_of(connection, catalog.key_of(connection, run.session_id))
-    return StoredRun(run, ledger.message_of(connection, run_id), revision, repeated=True)
+    message_id = ledger.message_of(connection, run.id) if steered is None else made
+    return StoredRun(run, message_id, revision, repeated=True)
 
 
 def settle_open_runs(connection: Connection, now: int) -> list[Run]:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final
 
 from engine import ids
 from engine.codec import Check
-from engine.commands import WhenBusy
 from engine.limits import DEFAULT, KIB
 from engine.transcript.session import TITLE_MAX
 
@@ -90,10 +89,6 @@ PATH: Final = Check(f"a path of 1 to {PATH_MAX} characters", _is_path)
 INPUTS: Final = Check(f"1 to {INPUTS_MAX} texts and files", lambda items: 1 <= len(items) <= INPUTS_MAX)
 TEXT: Final = Check("text that is not blank", lambda text: bool(text.strip()))
 
-SERVED_WHEN_BUSY: Final = Check(
-    "reject, queue or interrupt: this version does not have steer yet", lambda choice: choice != "steer"
-)
-
 Id = Annotated[str, ID]
 Name = Annotated[str, _length(1, NAME_MAX)]
 Title = Annotated[str, Check(f"one line of at most {TITLE_MAX} characters", _is_title)]
@@ -118,7 +113,6 @@ Text = Annotated[str, TEXT]
 Base64 = Annotated[str, Check("base64 text", _is_base64)]
 Handle = Annotated[str, _length(1, HANDLE_MAX)]
 Reason = Annotated[str, _length(0, REASON_MAX)]
-Choice = Annotated[WhenBusy, SERVED_WHEN_BUSY]
 Content = Annotated[bytes, Check(f"at most {CONTENT_BYTES} bytes of JSON", lambda data: len(data) <= CONTENT_BYTES)]
 Protocol = Annotated[int, _at_least(0)]
 

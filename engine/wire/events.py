@@ -11,7 +11,7 @@ import orjson
 
 from engine.limits import DEFAULT
 from engine.runs import events
-from engine.runs.events import Event, PartFinished, RunStarted
+from engine.runs.events import Event, MessageSteered, PartFinished, RunStarted
 from engine.transcript.records import Message, ToolPart
 from engine.wire import objects
 
@@ -24,6 +24,11 @@ def run_started(session_id: str, model: str, message: Message) -> bytes:
     """`run.started`, with the user's message as `session.messages` shows it."""
     data = objects.encode_message(message, room=_ROOM)
     return events.encode(RunStarted(session_id=session_id, model=model, message=data))
+
+
+def message_steered(message: Message) -> MessageSteered:
+    """`message.steered`, likewise."""
+    return MessageSteered(message=objects.encode_message(message, room=_ROOM))
 
 
 def tool_updated(part: ToolPart) -> bytes:

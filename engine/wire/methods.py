@@ -13,7 +13,7 @@ import attrs
 
 from engine import codec
 from engine.codec import DecodeError, Json
-from engine.commands import InputFile, NewSession, SessionChanges, StartRun
+from engine.commands import InputFile, NewSession, SessionChanges, StartRun, WhenBusy
 from engine.runs.events import Decision
 from engine.wire import bounds
 from engine.wire.bounds import (
@@ -21,7 +21,6 @@ from engine.wire.bounds import (
     AbsolutePath,
     After,
     Base64,
-    Choice,
     Content,
     Cursor,
     Handle,
@@ -181,7 +180,7 @@ class RunStart(Params):
     text: Text | None = None
     input: Inputs | None = None
     model: Name | None = None
-    when_busy: Choice = "reject"
+    when_busy: WhenBusy = "reject"
     idempotency_key: Key | None = None
     expected_revision: Revision | None = None
     watch: bool = False

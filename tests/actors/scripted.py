@@ -217,6 +217,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
     monkeypatch.setattr(applying, "apply", functools.partial(disk.gate, applying.apply))
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
     monkeypatch.setattr(starting, "settle_run", functools.partial(disk.gate, starting.settle_run))
+    monkeypatch.setattr(starting, "steer_run", functools.partial(disk.gate, starting.steer_run))
     for name in ("enqueue", "begin", "drop"):
         monkeypatch.setattr(waiting, name, functools.partial(disk.gate, getattr(waiting, name)))
 

@@ -541,7 +541,7 @@ class World:
     # ------------------------------------------------------------ what always holds
     def _check_now(self) -> None:
         registry = self.actor
-        sessions = Counter(registry._active.values())
+        sessions = Counter(registry._admission._active.values())
         assert all(count == 1 for count in sessions.values()), "several runs are active in a session"
         assert len(sessions) <= LIMITS.active_runs_max
         logs = [feed.log for feed in registry._runs.values()]
@@ -559,7 +559,7 @@ class World:
             if feed.run.status in TERMINAL:
                 self.ended(feed.run)
                 assert feed.ended
-        for run_id in registry._active:
+        for run_id in registry._admission._active:
             assert run_id not in self.ends, "a run that has ended is active"
 
     def _check_settled(self) -> None:
@@ -574,7 +574,7 @@ class World:
     # ------------------------------------------------------------ the end
     async def _let_go(self) -> None:
         await self.settle()
-        for run_id in list(self.actor._active):
+        for run_id in list(self.actor._admission._active):
             self.ask("stop", lambda run_id=run_id: self.registry.stop_run(run_id))  # type: ignore[misc]
         await self.settle()
         assert not +self.under_way, f"not answered: {+self.under_way}"
@@ -603,7 +603,7 @@ class World:
         figures = self.registry.registry_statistics()
         assert (figures.sessions, figures.active_runs, figures.retained_runs, figures.log_bytes) == (0, 0, 0, 0)
         registry, budget = self.actor, self.actor._services.budget
-        assert not registry._runs and not registry._opening and not registry._starting
+        assert not registry._runs and not registry._opening and not registry._admission._starting
         assert not budget._active and not budget._ended
         disk = self.store.cell.ref.store_statistics()  # type: ignore[attr-defined]
         assert (disk.journals, disk.unsaved, disk.waiting) == (0, 0, 0)
