@@ -20,7 +20,7 @@ from actors._feed import Bell, RunFeed
 from actors.composition import Composition, open_composition
 from actors.registry import RegistryRef
 from engine import codec
-from engine.commands import NewSession, StartRun
+from engine.commands import NewSession, StartRun, WhenBusy
 from engine.config import Config
 from engine.runs import events
 from engine.runs.events import Numbered
@@ -124,9 +124,26 @@ class SessionHandle:
     async def record(self) -> SessionRecord:
         return await self._registry.get_session(self.id)
 
-    async def start(self, text: str, *, model: str | None = None) -> RunHandle:
-        """Send a message; returns when it is stored and its run has begun. Raises CallerError (session_busy, …)."""
-        started = await self._registry.start_run(StartRun(session_id=self.id, input=(text,), model=model))
+    async def start(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        when_busy: WhenBusy = "reject",
+        idempotency_key: str | None = None,
+    ) -> RunHandle:
+        """Send a message; returns when it is stored and its run has begun, or waits (`when_busy="queue"`). With
+        "steer" the handle is of the active run, which takes the message in. Raises CallerError (session_busy,
+        queue_full, …)."""
+        started = await self._registry.start_run(
+            StartRun(
+                session_id=self.id,
+                input=(text,),
+                model=model,
+                when_busy=when_busy,
+                idempotency_key=idempotency_key,
+            )
+        )
         return RunHandle(self._registry, started.feed, started.message_id)
 
     async def messages(self, limit: int = 50, cursor: str | None = None) -> list[dict[str, Any]]:

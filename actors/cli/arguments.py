@@ -147,6 +147,12 @@ def _run(command: _Command) -> None:
     parser.add_argument("prompt", nargs="*", metavar="WORD", help="the message; a last `-` adds standard input to it")
     parser.add_argument("--session", metavar="ID", help="go on with this session (else a new one, in this folder)")
     parser.add_argument("--model", metavar="NAME", help="the model to ask (the session's)")
+    parser.add_argument(
+        "--when-busy",
+        choices=("reject", "queue", "steer", "interrupt"),
+        default="reject",
+        help="while the session has an active run: fail; wait for it; put the message into it; stop it first (reject)",
+    )
     parser.add_argument("--timeout", metavar="TIME", help="stop the run after this time, such as 90s, and fail")
     _json(parser, "print each event as a line of JSON")
     _start(parser)

@@ -71,8 +71,10 @@ async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: tr
     async with open_client(arguments, start=arguments.start, reconnect=RECONNECT) as client:
         params = {} if arguments.model is None else {"model": arguments.model}
         session_id = arguments.session or await new_session(client, **params)
-        async with client.start_run(session_id, text, **params) as started:
+        async with client.start_run(session_id, text, when_busy=arguments.when_busy, **params) as started:
             run_id = started.run["id"]
+            if started.run["status"] == "queued":
+                note(f"[waits in the session's queue, at position {started.run['position']}]")
             running.set()
 
             async def stop_run() -> None:

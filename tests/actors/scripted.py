@@ -224,7 +224,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
     @contextlib.asynccontextmanager
     async def stage(tools: Sequence[Callable[..., Any]] = (), **limits: float) -> AsyncIterator[Stage]:
         models = ScriptedModels()
-        monkeypatch.setattr("actors.composition.Models", lambda *_: models)
+        monkeypatch.setattr("actors.composition.Models", lambda *_, **__: models)
         config = Config(
             default_model="model",
             models={"model": ModelConfig(provider="demo"), "other": ModelConfig(provider="demo")},

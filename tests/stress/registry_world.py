@@ -223,7 +223,7 @@ class World:
             durability="normal",
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("actors.composition.Models", lambda *_: self.models)
+            patch.setattr("actors.composition.Models", lambda *_, **__: self.models)
             patch.setattr(starting, "start_run", self._store_run)
             patch.setattr(applying, "apply", functools.partial(self.disk.gate, applying.apply))
             async with open_engine(config, data_dir=self.data, tools=[echo, wait]) as self.engine:
