@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ import attrs
 import outcome
 import trio
 
+from actors._tally import COMMIT_BOUNDS, Histogram
 from engine.limits import DEFAULT
 from engine.storage import database
 from engine.storage.database import Durability
@@ -52,6 +54,7 @@ class DiskStatistics:
     commits: int
     reads: int
     waiting: int
+    commit_seconds: Histogram
 
 
 class _Operation:
@@ -86,6 +89,7 @@ class _Worker:
         self._thread = threading.Thread(target=self._main, name=f"greenroom-{name}", daemon=True)
         self.done = 0
         self.commits = 0
+        self.commit_seconds = Histogram(COMMIT_BOUNDS)
 
     @property
     def waiting(self) -> int:
@@ -239,6 +243,7 @@ class _Writer(_Worker):
     def _together(self, connection: Connection, batch: list[_Operation]) -> bool:
         """Run the batch in one transaction, every operation's outcome kept in it. False if the transaction broke:
         everything is undone then, and why is every operation's outcome."""
+        began = time.perf_counter()
         try:
             with database.translated(self._path):
                 connection.execute("BEGIN IMMEDIATE")
@@ -258,6 +263,7 @@ class _Writer(_Worker):
                 operation.result = outcome.Error(exc)
             return False
         self.commits += 1
+        self.commit_seconds.observe(time.perf_counter() - began)
         return True
 
     def _close(self, connection: Connection) -> None:
@@ -308,6 +314,7 @@ class Disk:
             commits=self._writer.commits,
             reads=self._reader.done,
             waiting=self._writer.waiting + self._reader.waiting,
+            commit_seconds=self._writer.commit_seconds.copy(),
         )
 
 

@@ -20,6 +20,7 @@ import trio
 
 from actors._actor import Actor, open_actor
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
+from actors._tally import Tally
 from actors.models import Models
 from actors.places import make_private
 from actors.registry import Defaults, Registry, RegistryRef
@@ -45,6 +46,7 @@ class Composition:
     models: Models
     toolbox: Toolbox
     folder: Path
+    tally: Tally
 
     @property
     def registry(self) -> RegistryRef:
@@ -84,7 +86,8 @@ async def open_composition(
     make_private(folder)
     sys.setswitchinterval(SWITCH_INTERVAL)
     with lock.hold(folder):
-        async with Models(config.models, config.limits) as models:
+        tally = Tally()
+        async with Models(config.models, config.limits, tally=tally) as models:
             toolsets = make_toolsets(config, functions)
             # Factories run when their child is started, and again when it is restarted: they look Refs up then.
             refs: list[SupervisorRef] = []
@@ -92,7 +95,7 @@ async def open_composition(
             def child(name: str) -> Any:
                 return refs[0].child(name)
 
-            toolbox = Toolbox(list(toolsets), lambda name: child("toolsets").child(name))
+            toolbox = Toolbox(list(toolsets), lambda name: child("toolsets").child(name), tally)
 
             def store() -> Actor:
                 return Store(folder, limits=config.limits, durability=config.durability)
@@ -127,7 +130,7 @@ async def open_composition(
             supervisor = Supervisor(strategy="rest_for_one")
             async with open_actor(supervisor, "daemon", grace=ROOT_GRACE) as root:
                 refs.append(root)
-                composition = Composition(root, models, toolbox, folder)
+                composition = Composition(root, models, toolbox, folder, tally)
                 await root.add(*specs)
                 await root.add(*extra(composition))
                 try:

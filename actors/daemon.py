@@ -8,6 +8,7 @@ the store closes last. A second signal skips the wait.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -27,8 +28,10 @@ from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
 from actors.gateway.routes import Readiness
+from actors.metrics import Figure, Figures, tallied
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
+from engine.version import VERSION
 
 _log = logging.getLogger("greenroom.daemon")
 
@@ -189,17 +192,36 @@ class _Daemon:
             "actors": {"daemon": composition.root.tree()},
         }
 
-    def _figures(self, composition: Composition) -> dict[str, float]:
-        """Gauges for /metrics."""
-        registry = composition.registry.registry_statistics()
-        return {
-            "uptime_seconds": time.monotonic() - self._started,
-            "resident_bytes": resident_bytes(),
-            "log_bytes": registry.log_bytes,
-            "sessions": registry.sessions,
-            "active_runs": registry.active_runs,
-            "retained_runs": registry.retained_runs,
+    def _figures(self, composition: Composition) -> Figures:
+        """For /metrics. A part that is being restarted has none."""
+        figures: dict[str, Figure] = {
+            "greenroom_build_info": {(VERSION,): 1},
+            "greenroom_model_calls_open": composition.models.statistics().calls,
+            **tallied(composition.tally),
         }
+        with contextlib.suppress(ActorDied):
+            registry = composition.registry.registry_statistics()
+            figures |= {
+                "greenroom_sessions": registry.sessions,
+                "greenroom_runs": {
+                    ("active",): registry.active_runs,
+                    ("queued",): registry.queued_runs,
+                    ("retained",): registry.retained_runs,
+                },
+                "greenroom_replay_log_bytes": registry.log_bytes,
+                "greenroom_memory_owned_bytes": {("logs",): registry.log_bytes},
+            }
+        with contextlib.suppress(ActorDied):
+            store = composition.store.store_statistics()
+            figures |= {
+                "greenroom_store_commits_total": store.commits,
+                "greenroom_store_writes_total": store.writes,
+                "greenroom_store_reads_total": store.reads,
+                "greenroom_store_waiting_operations": store.waiting,
+                "greenroom_store_unsaved_bytes": store.unsaved,
+                "greenroom_store_commit_duration_seconds": store.commit_seconds,
+            }
+        return figures
 
 
 def resident_bytes() -> int:

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from actors._http import HttpAnswer, HttpClient
+from actors._tally import Tally
 from engine.config import ModelConfig
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
@@ -55,8 +56,13 @@ class Models:
     """`configs` by the names that users give. Use as `async with`; calls have to be closed before it."""
 
     def __init__(
-        self, configs: Mapping[str, ModelConfig], limits: Limits = DEFAULT, environ: Mapping[str, str] = os.environ
+        self,
+        configs: Mapping[str, ModelConfig],
+        limits: Limits = DEFAULT,
+        environ: Mapping[str, str] = os.environ,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally or Tally()
         self._configs = dict(configs)
         self._limits = limits
         self._environ = environ
@@ -93,11 +99,17 @@ class Models:
         if config is None:
             raise CallerError("unknown_model", f"no model {name!r} is configured")
         self._calls += 1
+        self._tally.model_calls[name] += 1
+        began = trio.current_time()
         try:
             async with self._stream(name, config, request) as stream:
                 yield stream
+        except PeerError as exc:
+            self._tally.model_failures[name, exc.code] += 1
+            raise
         finally:
             self._calls -= 1
+            self._tally.model_seconds[name].observe(trio.current_time() - began)
 
     def _stream(
         self, name: str, config: ModelConfig, request: ModelRequest

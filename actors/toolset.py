@@ -16,6 +16,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._tally import Tally
 from engine import codec
 from engine.errors import CallerError, EngineError
 from engine.limits import DEFAULT, KIB, MIB, Limits
@@ -226,7 +227,8 @@ class Toolbox:
     `find` gives the present Ref of a toolset; it raises ActorDied while that is not running.
     """
 
-    def __init__(self, names: Sequence[str], find: Callable[[str], ToolsetRef]) -> None:
+    def __init__(self, names: Sequence[str], find: Callable[[str], ToolsetRef], tally: Tally | None = None) -> None:
+        self._tally = tally or Tally()
         self.names = tuple(names)
         self._find = find
         self._file_threads = trio.CapacityLimiter(FILE_THREADS)
@@ -262,10 +264,14 @@ class Toolbox:
         toolset, _, name = tool.partition(".")
         if not name or toolset not in toolsets or toolset not in self.names:
             return unknown_tool(tool, [spec.name for spec in await self.specs(toolsets)])
+        began = trio.current_time()
         try:
-            return await self._find(toolset).call(name, input, context, preview)
+            result = await self._find(toolset).call(name, input, context, preview)
         except ActorDied:
-            return _failed(f"The toolset {toolset} is not running.")
+            result = _failed(f"The toolset {toolset} is not running.")
+        self._tally.tool_calls[toolset, "error" if result.is_error else "completed"] += 1
+        self._tally.tool_seconds[toolset].observe(trio.current_time() - began)
+        return result
 
     async def statuses(self) -> tuple[ToolsetStatus, ...]:
         """Every configured toolset; one that is not running now is `restarting`."""

@@ -65,10 +65,10 @@ ENGINE_ORDER = (
 
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
-    "_clock", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor", "_feed", "_disk",
+    "_clock", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor", "_feed", "_disk",
     "_http", "_guard_main", "_guard_link", "_guard", "places", "journal", "models", "store", "snapshots", "toolset",
     "toolsets", "inputs", "queue", "progress", "answers", "run", "session", "admission", "registry", "composition",
-    "governor", "gateway", "daemon", "api", "client", "cli", "terminal",
+    "governor", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.
@@ -76,6 +76,7 @@ LAZY = {
     "httpx2": "0.2 s and a TLS context: imported at the first model call",
     "httpcore2": "comes with httpx2",
     "shtab": "needed by one command",
+    "prometheus_client": "1.5 MiB and 12 ms: imported at the first scrape",
     "mcp": "46 MiB: imported when such a toolset is configured",
     "rich": "for the terminal client",
     "textual": "for the terminal client",
@@ -89,6 +90,7 @@ ONLY_IN = {
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
     "shtab": ("actors.cli.completion",),
+    "prometheus_client": ("actors.metrics",),
     "threading": ("actors._disk",),
     "asyncio": (),
     "anyio": (),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ class Counters:
     aborted_silent: int = 0
     refused_full: int = 0
     sent: Sent = attrs.field(factory=Sent)
+    answers: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # method, "ok" or the error's code
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -130,6 +131,11 @@ class Connection(Actor):
     @property
     def services(self) -> Services:
         return self._shared.services
+
+    @property
+    def watches(self) -> int:
+        """Watches that are open."""
+        return self._writer.watches
 
     # ------------------------------------------------------------ the gateway's look at it
     def look(self, now: float) -> None:
@@ -226,6 +232,7 @@ class Connection(Actor):
         try:
             params = self._params(request)
             result = await HANDLERS[request.method](self, params)
+            self._count(request, "ok")
             if isinstance(result, Begun):
                 return frames.encode_reply(request.id, result.result), result.watch
             return frames.encode_reply(request.id, result), None
@@ -239,9 +246,11 @@ class Connection(Actor):
                 assert isinstance(params, methods.Initialize)
                 reply = frames.encode_reply(request.id, requests.initialize(self.services, params))
                 self._initialized = True
-                return reply
-            self._params(request)
-            return frames.encode_reply(request.id, {})
+            else:
+                self._params(request)
+                reply = frames.encode_reply(request.id, {})
+            self._count(request, "ok")
+            return reply
         except Exception as exc:  # noqa: BLE001 - every request gets its one reply
             return self._error(request, exc)
 
@@ -253,13 +262,18 @@ class Connection(Actor):
     def _error(self, request: Request, exc: Exception) -> str:
         if isinstance(exc, ActorDied) and self._shared.draining():
             exc = CallerError("draining", "the daemon is shutting down")
-        ours = not isinstance(exc, EngineError | InvalidParams | UnknownMethod)
-        if ours or (isinstance(exc, EngineError) and exc.code in OWN_CODES):
+        code = _code(exc)
+        self._count(request, code)
+        if code in OWN_CODES:
             ref = ids.new_id("err")
             self._shared.counters.defects += 1
-            _log.error("%s failed, ref %s", request.method, ref, exc_info=exc)
+            _log.error("%s failed, ref %s", request.method, ref, exc_info=exc, extra={"ref": ref})
             return frames.encode_error(request.id, exc, ref)
         return frames.encode_error(request.id, exc)
+
+    def _count(self, request: Request, code: str) -> None:
+        known = request.method in HANDLERS or request.method in requests.INLINE
+        self._shared.counters.answers[request.method if known else "unknown", code] += 1
 
     # ------------------------------------------------------------ watches, for the handlers
     @contextlib.contextmanager
@@ -302,3 +316,15 @@ class Connection(Actor):
     def _end(self, why: str) -> None:
         self._ended = True
         self.cell.finish(why)
+
+
+def _code(exc: Exception) -> str:
+    match exc:
+        case EngineError():
+            return exc.code
+        case InvalidParams():
+            return "invalid_params"
+        case UnknownMethod():
+            return "unknown_method"
+        case _:
+            return "internal"

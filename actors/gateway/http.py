@@ -9,10 +9,10 @@ import attrs
 import h11
 import trio
 
-from actors.gateway.routes import Answer, Upgrade, has_body, refuse
+from actors.gateway.routes import Answer, Later, Upgrade, has_body, refuse
 from actors.gateway.transport import RECEIVE_BYTES
 
-Decide = Callable[[h11.Request], Answer | Upgrade]
+Decide = Callable[[h11.Request], Answer | Later | Upgrade]
 
 # h11 looks at the size of a head only while that is incomplete; `_Reader` counts the bytes of each.
 _HEAD_TOO_LARGE: Final = 431
@@ -58,11 +58,12 @@ async def serve(
             return None
         request, raw = received
         count()
-        answer = decide(request)
-        if isinstance(answer, Upgrade):
+        decided = decide(request)
+        if isinstance(decided, Upgrade):
             behind = bytes(connection.trailing_data[0])
-            return Upgraded(answer, raw[: len(raw) - len(behind)], behind)
+            return Upgraded(decided, raw[: len(raw) - len(behind)], behind)
         with trio.move_on_after(timeout) as scope:
+            answer = await decided.make() if isinstance(decided, Later) else decided
             await _send(connection, stream, answer, request.method)
         if scope.cancelled_caught or connection.our_state is not h11.DONE or answer.close:
             return None

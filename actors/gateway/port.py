@@ -26,9 +26,10 @@ from actors.gateway.connection import Connection, Counters, Shared
 from actors.gateway.listeners import Address, Opened, open_listeners, served_hosts, tls_context
 from actors.gateway.load import LoopMeter
 from actors.gateway.requests import Services
-from actors.gateway.routes import Answer, Readiness, Site, Upgrade
+from actors.gateway.routes import Answer, Later, Readiness, Site, Upgrade
 from actors.gateway.transport import Traffic, Transport
 from actors.gateway.websocket import Closed
+from actors.metrics import Exposition, Figures
 
 _log = logging.getLogger("greenroom.gateway")
 
@@ -102,6 +103,7 @@ class Gateway(Actor):
         self._traffic = Traffic()
         self._counters = Counters()
         self._meter = LoopMeter()
+        self._exposition = Exposition()
         self._live: dict[str, Connection] = {}
         self._sockets = 0
         self._tls: ssl.SSLContext | None = None
@@ -214,7 +216,7 @@ class Gateway(Actor):
             self._live[name] = connection
         await ref.wait_ended()
 
-    def _decide(self, full: bool, request: h11.Request) -> Answer | Upgrade:
+    def _decide(self, full: bool, request: h11.Request) -> Answer | Later | Upgrade:
         if full:
             return routes.refuse(503, "the daemon has as many connections as it may", close=True)
         return routes.decide(request, self._site)
@@ -256,14 +258,32 @@ class Gateway(Actor):
         """The gateway's share of `daemon.stats`: `counts` and `loop`."""
         return attrs.asdict(self.figures()), {"lag_p99_ms": round(self._meter.lag_p99() * 1000, 3)}
 
-    def _metrics(self) -> str:
-        """The Prometheus text of /metrics."""
-        counts = attrs.asdict(self.figures())
-        lines: list[str] = []
-        for name, value in {**self._services.figures(), **{f"gateway_{key}": n for key, n in counts.items()}}.items():
-            gauge = name.removeprefix("gateway_") in ("sockets", "connections") or not name.startswith("gateway_")
-            full = f"greenroom_{name}" if gauge else f"greenroom_{name}_total"
-            lines += [f"# TYPE {full} {'gauge' if gauge else 'counter'}", f"{full} {value}"]
-        lag = self._meter.lag_p99()
-        lines += ["# TYPE greenroom_loop_lag_p99_seconds gauge", f"greenroom_loop_lag_p99_seconds {lag}"]
-        return "\n".join(lines) + "\n"
+    async def _metrics(self, accept: str) -> tuple[bytes, str]:
+        return await self._exposition.text(self._all_figures, accept)
+
+    def _all_figures(self) -> Figures:
+        counters = self._counters
+        return {
+            **self._services.figures(),
+            "greenroom_ready": self.readiness == "ready",
+            "greenroom_draining": self.readiness == "draining",
+            "greenroom_defects_total": counters.defects,
+            "greenroom_loop_tick_duration_seconds": self._meter.ticks(),
+            "greenroom_sockets": self._sockets,
+            "greenroom_connections": len(self._live),
+            "greenroom_watches": sum(connection.watches for connection in self._live.values()),
+            "greenroom_connections_accepted_total": counters.connections,
+            "greenroom_connections_refused_total": counters.refused_full,
+            "greenroom_clients_aborted_total": {
+                ("slow",): counters.aborted_slow,
+                ("silent",): counters.aborted_silent,
+            },
+            "greenroom_http_requests_total": counters.http_requests,
+            "greenroom_requests_total": dict(counters.answers),
+            "greenroom_notifications_total": counters.notifications,
+            "greenroom_malformed_messages_total": counters.malformed,
+            "greenroom_frames_sent_total": counters.sent.frames,
+            "greenroom_gaps_sent_total": counters.sent.gaps,
+            "greenroom_sent_bytes_total": self._traffic.sent,
+            "greenroom_received_bytes_total": self._traffic.received,
+        }

@@ -16,6 +16,7 @@ import orjson
 
 from actors._feed import RunFeed, SessionFeed
 from actors.gateway.watches import Post, RunWatch, SessionWatch, Watch
+from actors.metrics import Figures
 from engine import codec
 from engine.codec import Json
 from engine.commands import (
@@ -92,13 +93,13 @@ class Toolsets(Protocol):
 @attrs.frozen(slots=True, kw_only=True)
 class Services:
     """What requests are answered from. `stats` gives the result of `daemon.stats`; the gateway adds its own counts to
-    `counts`, and `loop` if it is not there. `figures` are gauges for /metrics by name, without the prefix."""
+    `counts`, and `loop` if it is not there. `figures` are for /metrics, by the names of actors.metrics."""
 
     config: Config
     registry: Registry
     toolsets: Toolsets
     stats: Callable[[], Awaitable[Mapping[str, Json]]]
-    figures: Callable[[], Mapping[str, float]] = dict
+    figures: Callable[[], Figures] = dict
 
 
 class Client(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 from urllib.parse import parse_qs
 
@@ -52,6 +53,13 @@ class Answer:
 
 
 @attrs.frozen(slots=True)
+class Later:
+    """An answer that takes a moment to make."""
+
+    make: Callable[[], Awaitable[Answer]]
+
+
+@attrs.frozen(slots=True)
 class Upgrade:
     """The request is to become a WebSocket."""
 
@@ -64,14 +72,14 @@ class Site:
 
     access: Access
     readiness: Callable[[], Readiness]
-    metrics: Callable[[], str]
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]  # from the Accept header to text and content type
 
 
 def refuse(status: int, why: str, *headers: tuple[bytes, bytes], close: bool = False) -> Answer:
     return Answer(status=status, body=why.encode() + b"\n", headers=(*headers, *_GUARDS), close=close)
 
 
-def decide(request: h11.Request, site: Site) -> Answer | Upgrade:
+def decide(request: h11.Request, site: Site) -> Answer | Later | Upgrade:
     """The answer to a request, or that it is an upgrade."""
     path, _, query = request.target.partition(b"?")
     answer = _route(request, path, query, list(request.headers), site)
@@ -85,7 +93,7 @@ def has_body(request: h11.Request) -> bool:
     )
 
 
-def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, site: Site) -> Answer | Upgrade:
+def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, site: Site) -> Answer | Later | Upgrade:
     probe = path in (b"/healthz", b"/readyz")
     verdict = site.access.judge_place(headers)
     if verdict == "bad host":
@@ -112,8 +120,7 @@ def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, si
             (b"www-authenticate", b"Bearer"),
         )
     if path == b"/metrics":
-        kind = b"text/plain; version=0.0.4; charset=utf-8"
-        return Answer(status=200, body=site.metrics().encode(), kind=kind, headers=_GUARDS)
+        return Later(functools.partial(_metrics, b", ".join(values(headers, b"accept")).decode("latin-1"), site))
     if path == b"/":
         return Answer(status=200, body=_PAGE, kind=b"text/html; charset=utf-8", headers=_GUARDS + _PAGE_GUARDS)
     return _upgrade(request, headers)
@@ -123,6 +130,11 @@ def _ready(readiness: Readiness) -> Answer:
     body = orjson.dumps({"status": readiness})
     status = 200 if readiness == "ready" else 503
     return Answer(status=status, body=body, kind=b"application/json", headers=_GUARDS)
+
+
+async def _metrics(accept: str, site: Site) -> Answer:
+    body, kind = await site.metrics(accept)
+    return Answer(status=200, body=body, kind=kind.encode(), headers=_GUARDS)
 
 
 def _token(query: bytes) -> bytes | None:

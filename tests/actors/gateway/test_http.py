@@ -166,19 +166,6 @@ async def test_readiness_follows_the_daemon() -> None:
             assert (await page.get("/healthz")).status == 200
 
 
-async def test_metrics_are_prometheus_text() -> None:
-    async with serve() as served, served.connect():
-        page = await browser(served)
-        async with page.stream:
-            lines = (await page.get("/metrics", BEARER)).body.decode().splitlines()
-            figures = dict(line.split(" ") for line in lines if not line.startswith("#"))
-            assert figures["greenroom_gateway_connections"] == "1"
-            assert figures["greenroom_gateway_sockets"] == "2"
-            assert int(figures["greenroom_gateway_bytes_sent_total"]) > 0
-            typed = {line.split(" ")[2] for line in lines if line.startswith("# TYPE ")}
-            assert typed == set(figures)
-
-
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "CONNECT"])
 @pytest.mark.parametrize("path", ["/", "/healthz", "/ws"])
 async def test_other_methods_are_refused(method: str, path: str) -> None:

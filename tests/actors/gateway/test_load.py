@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import pytest
 import trio
 
-from actors.gateway.load import IDLE, WAIT_BUSY, WAIT_SATURATED, WINDOW, LoopMeter
+from actors.gateway.load import IDLE, TICKS_KEPT, WAIT_BUSY, WAIT_SATURATED, WINDOW, LoopMeter
 from engine.runs import events
 from tests.actors.gateway.fakes import FakeRun, serve
 
@@ -55,6 +57,19 @@ def test_the_lag_is_that_of_the_longest_hundredth() -> None:
     assert loop.meter.lag_p99() <= 0.0004
     loop.turn(1.0, ticks=20, tick=0.05)
     assert 0.05 <= loop.meter.lag_p99() <= 0.11
+
+
+def test_all_ticks_are_counted_also_those_the_lag_has_forgotten() -> None:
+    loop = Loop()
+    loop.turn(0.5, ticks=10, tick=0.001)
+    for _ in range(3):
+        loop.turn(0.0, ticks=1, tick=2 * TICKS_KEPT)
+        loop.meter.lag_p99()
+    loop.turn(1.0, ticks=4, tick=0.05)
+    ticks = loop.meter.ticks()
+    assert sum(ticks.counts) == 17
+    assert ticks.sum == pytest.approx(10 * 0.0005 + 4 * 0.05)
+    assert sum(ticks.counts[: bisect_left(ticks.bounds, 0.04)]) == 13  # all but the four long ones
 
 
 @pytest.mark.parametrize("fact", [False, True])

@@ -1,0 +1,28 @@
+"""Counting durations."""
+
+from __future__ import annotations
+
+from actors._tally import Histogram, Tally
+
+
+def test_a_duration_is_in_the_first_bucket_that_holds_it() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for seconds in (0.0, 0.1, 0.11, 1.0, 1.01, 50.0):
+        histogram.observe(seconds)
+    assert histogram.counts == [2, 2, 2]
+    assert round(histogram.sum, 2) == 52.22
+
+
+def test_a_copy_stays_as_it_is() -> None:
+    histogram = Histogram((1.0,))
+    histogram.observe(0.5)
+    copy = histogram.copy()
+    histogram.observe(2.0)
+    assert (copy.bounds, copy.counts, copy.sum) == ((1.0,), [1, 0], 0.5)
+
+
+def test_two_tallies_share_nothing() -> None:
+    one, other = Tally(), Tally()
+    one.model_calls["demo"] += 1
+    one.tool_seconds["files"].observe(1.0)
+    assert not other.model_calls and not other.tool_seconds
