@@ -2,8 +2,8 @@
 
 It is made at the first call: the library and the TLS context cost 40 ms and 7 MB that an idle daemon does not
 need, and both are loaded in a worker thread so that the loop keeps turning. Below the library stands our own
-network stream. It takes a chunked body past the library (engine.providers.chunks), and when many streams are busy
-it reads each of them less often: a wake-up costs about as much as forty deltas.
+network stream. It takes a chunked body past the library (engine.providers.chunks), and waits for it together with
+the others (actors/_arrivals.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
+from actors._arrivals import Arrival, Arrivals
 from engine.errors import PeerError
 from engine.limits import KIB, Limits
 from engine.providers.chunks import ChunkedBody
@@ -25,18 +26,6 @@ from engine.providers.faults import printable
 
 if TYPE_CHECKING:
     import httpx2
-
-# --- pacing of reads
-# Reads a second of all streams together that are aimed at under load; at 0.1 ms each they take a fifth of a core.
-READS_PER_SECOND: Final = 2000
-# Below this many reads a second nothing is delayed.
-BUSY_READS_PER_SECOND: Final = 1500
-# A few streams are never delayed.
-FEW_STREAMS: Final = 8
-# The longest delay, reached at 200 busy streams; 50 have 25 ms.
-READ_INTERVAL_MAX: Final = 0.1
-# The rate is measured over windows of this many seconds.
-_WINDOW: Final = 0.1
 
 # --- connections
 # Idle ones that are kept for the next turn, and for how many seconds: a turn with tools takes this long.
@@ -46,28 +35,6 @@ _IDLE_SECONDS: Final = 30.0
 _BLOCK: Final = 64 * KIB
 # The largest read of a body.
 _READ: Final = 64 * KIB
-
-
-class ReadPacer:
-    """Decides how long a stream waits before its next read. `active` counts the responses being read."""
-
-    def __init__(self) -> None:
-        self.active = 0
-        self._reads = 0
-        self._since = -math.inf
-        self._rate = 0.0
-
-    def pause(self, now: float, last_read: float) -> float:
-        """Seconds to wait before a read at `now`, after one that ended at `last_read`; 0 or less for none."""
-        self._reads += 1
-        elapsed = now - self._since
-        if elapsed >= _WINDOW:
-            self._rate = self._reads / elapsed
-            self._reads = 0
-            self._since = now
-        if self.active <= FEW_STREAMS or self._rate < BUSY_READS_PER_SECOND:
-            return 0.0
-        return last_read + min(self.active / READS_PER_SECOND, READ_INTERVAL_MAX) - now
 
 
 class HttpAnswer:
@@ -109,7 +76,7 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """Made without I/O, closed by `aclose` when no response is open any more."""
+    """Made without I/O, closed by `aclose` when no response is open any more; `run` is its task."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -117,7 +84,10 @@ class HttpClient:
         self._threads = trio.CapacityLimiter(1)
         self._client: httpx2.AsyncClient | None = None
         self._closed = False
-        self.pacer = ReadPacer()
+        self.arrivals = Arrivals()
+
+    async def run(self) -> NoReturn:
+        await self.arrivals.run()
 
     @contextlib.asynccontextmanager
     async def post(self, url: str, headers: dict[str, str], body: Iterable[bytes]) -> AsyncIterator[HttpAnswer]:
@@ -130,7 +100,7 @@ class HttpClient:
         own = {"content-length": str(size), "content-type": "application/json", "accept-encoding": "identity"}
         with _translated():
             request = client.build_request("POST", url, headers={**headers, **own}, content=_blocks(pieces))
-        self.pacer.active += 1
+        self.arrivals.pace.streams += 1
         try:
             with _translated():
                 response = await client.send(request, stream=True)
@@ -144,7 +114,7 @@ class HttpClient:
                         await answer.close()
                     await response.aclose()
         finally:
-            self.pacer.active -= 1
+            self.arrivals.pace.streams -= 1
 
     async def aclose(self) -> None:
         self._closed = True
@@ -152,6 +122,7 @@ class HttpClient:
         if client is not None:
             with trio.CancelScope(shield=True):
                 await client.aclose()
+        self.arrivals.close()
 
     async def _opened(self) -> httpx2.AsyncClient:
         async with self._lock:
@@ -174,7 +145,7 @@ class HttpClient:
         client = httpx2.AsyncClient(
             verify=httpx2.create_ssl_context(), limits=bounds, timeout=timeout, follow_redirects=False
         )
-        backend = _Backend(self.pacer)
+        backend = _Backend(self.arrivals)
         # The library hands no backend through, and a transport of our own would lose its proxies.
         for transport in (client._transport, *client._mounts.values()):
             if isinstance(transport, httpx2.AsyncHTTPTransport):
@@ -223,17 +194,58 @@ def _cut() -> PeerError:
 
 
 # ------------------------------------------------------------ below the library
+class _Socket(trio.abc.Stream):
+    """The socket itself, below TLS. `stream` tells whether what comes is a stream: then it is waited for together
+    with the other streams."""
+
+    def __init__(self, socket: trio.SocketStream, arrivals: Arrivals) -> None:
+        self.plain = socket
+        self.stream = False
+        self.arrivals = arrivals
+        self._arrival: Arrival | None = None
+        self._more = False  # the last read was full
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self.stream:
+            return await self.plain.receive_some(max_bytes)
+        if self._arrival is None:
+            self._arrival = self.arrivals.watch(self.plain.socket.fileno())
+        if self._more:
+            await trio.lowlevel.checkpoint()
+        size = _READ if max_bytes is None else max_bytes
+        while True:
+            if not self._more:
+                await self._arrival.wait()
+            try:
+                data = os.read(self.plain.socket.fileno(), size)
+            except BlockingIOError:
+                self._more = False
+            except OSError as exc:
+                raise trio.BrokenResourceError(f"the connection broke: {exc}") from exc
+            else:
+                self._more = len(data) == size
+                return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.plain.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.plain.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        if self._arrival is not None:
+            self._arrival.close()
+        await self.plain.aclose()
+
+
 class _Stream:
     """A connection as the library wants it (httpcore2.AsyncNetworkStream), and the bodies that pass it by."""
 
-    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], pacer: ReadPacer) -> None:
+    def __init__(self, stream: _Socket | trio.SSLStream[_Socket], socket: _Socket) -> None:
         self._stream = stream
-        self._pacer = pacer
+        self._socket = socket
         self._body = ChunkedBody()
         self._ready = b""  # of the body, which came with the head
-        self._last_read = -math.inf
-        # The last read was full, so that waiting would only slow the next; or the connection is closed.
-        self._at_once = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         import httpcore2
@@ -261,16 +273,12 @@ class _Stream:
             if not received:
                 raise trio.BrokenResourceError("the body did not end")
             _, data = self._body.feed(received)
+            self._socket.arrivals.pace.took(self._body.chunks)
         return data
 
     async def _receive(self, max_bytes: int) -> bytes:
-        pause = self._pacer.pause(trio.current_time(), self._last_read)
-        if pause > 0 and not self._at_once:
-            await trio.sleep(pause)
-        data = bytes(await self._stream.receive_some(max_bytes))
-        self._last_read = trio.current_time()
-        self._at_once = len(data) >= max_bytes
-        return data
+        self._socket.stream = self.body_taken
+        return bytes(await self._stream.receive_some(max_bytes))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         import httpcore2
@@ -284,7 +292,6 @@ class _Stream:
             raise httpcore2.WriteError(str(exc)) from None
 
     async def aclose(self) -> None:
-        self._at_once = True
         await trio.aclose_forcefully(self._stream)
 
     async def start_tls(
@@ -292,9 +299,9 @@ class _Stream:
     ) -> _Stream:
         import httpcore2
 
-        assert isinstance(self._stream, trio.SocketStream), "TLS inside TLS: a proxy of https is not spoken to"
+        assert self._stream is self._socket, "TLS inside TLS: a proxy of https is not spoken to"
         secure = trio.SSLStream(
-            self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True, server_side=False
+            self._socket, ssl_context, server_hostname=server_hostname, https_compatible=True, server_side=False
         )
         try:
             with trio.fail_after(math.inf if timeout is None else timeout):
@@ -306,31 +313,30 @@ class _Stream:
             if isinstance(exc, trio.BrokenResourceError):
                 raise httpcore2.ConnectError(str(exc.__cause__ or exc)) from None
             raise
-        return _Stream(secure, self._pacer)
+        return _Stream(secure, self._socket)
 
     def get_extra_info(self, info: str) -> Any:
-        secure = isinstance(self._stream, trio.SSLStream)
         if info == "ssl_object":
-            return getattr(self._stream, "_ssl_object", None) if secure else None
-        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+            return getattr(self._stream, "_ssl_object", None)
+        socket = self._socket.plain.socket
         match info:
             case "socket":
-                return transport.socket
+                return socket
             case "is_readable":
                 # Asked of an idle connection: readable means that it has ended. One that we closed has too.
-                return transport.socket.fileno() < 0 or transport.socket.is_readable()
+                return socket.fileno() < 0 or socket.is_readable()
             case "client_addr":
-                return transport.socket.getsockname()
+                return socket.getsockname()
             case "server_addr":
-                return transport.socket.getpeername()
+                return socket.getpeername()
         return None
 
 
 class _Backend:
     """How the library opens connections (httpcore2.AsyncNetworkBackend)."""
 
-    def __init__(self, pacer: ReadPacer) -> None:
-        self._pacer = pacer
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
 
     async def connect_tcp(
         self,
@@ -350,7 +356,8 @@ class _Backend:
         except OSError as exc:
             reason = "; ".join(_reasons(exc))
             raise httpcore2.ConnectError(f"{host}:{port}: {reason}") from None
-        return _Stream(stream, self._pacer)
+        socket = _Socket(stream, self._arrivals)
+        return _Stream(socket, socket)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None

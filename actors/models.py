@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import attrs
 import trio
@@ -71,10 +71,17 @@ class Models:
         self._calls = 0
 
     async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            nursery.start_soon(self._http.run)
+            self._task = nursery
+            self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *exc: Any) -> None:
         assert self._calls == 0, "a model call is open longer than the models"
+        self._task.cancel_scope.cancel(reason="closed")
+        await self._stack.__aexit__(*exc)
         await self._http.aclose()
 
     def has(self, name: str) -> bool:

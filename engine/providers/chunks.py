@@ -34,6 +34,7 @@ class ChunkedBody:
         self._state: Literal["head", "library", "size", "data", "end", "trailers", "done", "broken"] = "head"
         self._held = b""  # of the head (given already), or of a line
         self._left = 0  # bytes of the chunk, or trailers, that may still come
+        self.chunks = 0  # pieces of them that the last feed brought
 
     @property
     def taken(self) -> bool:
@@ -126,7 +127,7 @@ class ChunkedBody:
             else:  # bytes after the end, or after what was not understood
                 state = "broken"
                 break
-        self._left, self._state = left, state
+        self._left, self._state, self.chunks = left, state, len(pieces)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _wait(self, data: bytes, at: int, state: Literal["size", "trailers"]) -> Literal["size", "trailers", "broken"]:

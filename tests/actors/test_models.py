@@ -16,7 +16,6 @@ import pytest
 import trio
 import trustme
 
-from actors._http import FEW_STREAMS, READ_INTERVAL_MAX, ReadPacer
 from actors.models import Models
 from engine.config import ModelConfig
 from engine.errors import CallerError, PeerError
@@ -448,7 +447,7 @@ async def test_a_cancelled_call_closes_its_connection(server: ModelServer, text:
                 nursery.cancel_scope.cancel()
             assert (await ended(server))["end"] == "closed"
             assert ours.statistics().calls == 0
-            assert ours._http.pacer.active == 0
+            assert ours._http.arrivals.pace.streams == 0
             # The client is as good as before.
             assert text_of(await read(ours, request("hello"))) == "Hello from the model server."
 
@@ -491,24 +490,3 @@ async def test_the_library_is_loaded_by_the_first_call_in_a_thread(server: Model
         assert ours._http._client is None
         await read(ours, request("hello"))
         assert isinstance(ours._http._client, httpx2.AsyncClient)
-
-
-def test_the_pace_of_reads() -> None:
-    pacer = ReadPacer()
-    seconds = iter(range(100))
-
-    def busy(streams: int, reads_per_second: int) -> float:
-        """The pause that a stream gets which read a moment ago."""
-        pacer.active = streams
-        second = next(seconds)
-        times = [second + number / reads_per_second for number in range(reads_per_second)]
-        return [pacer.pause(time, time) for time in times][-1]
-
-    assert busy(1, 100_000) <= 0
-    assert busy(FEW_STREAMS, 100_000) <= 0
-    assert busy(50, 1000) <= 0
-    assert busy(50, 10_000) == pytest.approx(0.025)
-    assert busy(300, 6000) == pytest.approx(READ_INTERVAL_MAX)
-    # Who has not read for longer than the interval does not wait.
-    later = float(next(seconds))
-    assert pacer.pause(later, later - READ_INTERVAL_MAX) <= 0
