@@ -68,6 +68,8 @@ class Limits:
     tool_result_bytes: int = _bound(50 * KIB, "bytes", "tool output that the model sees, head and tail kept")
     tool_result_lines: int = _bound(2000, "count", "lines of tool output that the model sees")
     tool_memory_bytes: int = _bound(64 * KIB, "bytes", "of any one string of a tool that is in memory while it arrives")
+    spool_file_bytes: int = _bound(256 * MIB, "bytes", "one whole output of a tool on the disk; its rest is not kept")
+    spool_bytes: int = _bound(2 * GIB, "bytes", "all outputs of tools on the disk that no transcript refers to yet")
     mcp_line_bytes: int = _bound(MIB, "bytes", "one message of a tool server, its long strings not counted")
     mcp_line_strings: int = _bound(1024, "count", "long strings of one message of a tool server")
     mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")

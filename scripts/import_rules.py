@@ -67,7 +67,7 @@ ENGINE_ORDER = (
 ACTORS_ORDER = (
     "_clock", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor", "_feed", "_disk",
     "_arrivals",
-    "_http", "_guard_main", "_guard_link", "_guard", "places", "journal", "models", "store", "snapshots", "toolset",
+    "_http", "_guard_main", "_guard_link", "_guard", "_spool", "places", "journal", "models", "store", "snapshots", "toolset",
     "toolsets", "inputs", "queue", "progress", "answers", "run", "session", "admission", "registry", "composition",
     "governor", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
 )  # fmt: skip

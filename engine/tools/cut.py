@@ -26,13 +26,22 @@ class HeadTail:
 
     Holds at most `max_bytes` and about 64 KiB whatever is fed. Invalid UTF-8 and lone surrogates become U+FFFD; a
     character may be split over two feeds of bytes. A line is what a line feed ends, or the rest after the last.
+
+    With `note_bytes`, what is cut leaves room for one more line of at most so many bytes, its line feeds included.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT.tool_result_bytes, max_lines: int = DEFAULT.tool_result_lines) -> None:
-        assert max_bytes >= 2 * MARKER_ROOM and max_lines >= 3, "no room for a head, a marker and a tail"
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT.tool_result_bytes,
+        max_lines: int = DEFAULT.tool_result_lines,
+        note_bytes: int = 0,
+    ) -> None:
+        self._cut_bytes = max_bytes - note_bytes  # of the result, if it is cut
+        self._cut_lines = max_lines - (note_bytes > 0)
+        assert self._cut_bytes >= 2 * MARKER_ROOM and self._cut_lines >= 3, "no room for a head, a marker and a tail"
         self._max_bytes = max_bytes
         self._max_lines = max_lines
-        self._head_room = (max_bytes - MARKER_ROOM) // 2
+        self._head_room = (self._cut_bytes - MARKER_ROOM) // 2
         # Head and tail are the whole while it fits; the head may end 3 bytes early, before a character of 4.
         self._tail_keep = max_bytes - self._head_room + 3
         self._head = bytearray()
@@ -48,10 +57,21 @@ class HeadTail:
             piece = data[begin : begin + _PIECE]
             self._take(_utf8(piece if isinstance(piece, str) else self._decoder.decode(piece)))
 
+    @property
+    def fits(self) -> bool:
+        """Whether all that was fed so far is within both bounds."""
+        return self._bytes <= self._max_bytes and self.lines <= self._max_lines
+
+    @property
+    def lines(self) -> int:
+        """Of what was fed so far."""
+        last = self._tail or self._head
+        return self._line_feeds + (bool(last) and not last.endswith(b"\n"))
+
     def result(self) -> str:
         """All that was fed, cut. The end: nothing may be fed after it."""
         self._take(self._decoder.decode(b"", final=True).encode())
-        if self._bytes <= self._max_bytes and self._lines() <= self._max_lines:
+        if self.fits:
             return (self._head + self._tail).decode()
         known = self._bytes - len(self._head) - len(self._tail)  # bytes let go between the two
         tail = bytes(self._tail if known else self._head + self._tail)
@@ -76,17 +96,13 @@ class HeadTail:
         if len(self._tail) > self._tail_keep + _SLACK:
             del self._tail[: -self._tail_keep]
 
-    def _lines(self) -> int:
-        last = self._tail or self._head
-        return self._line_feeds + (bool(last) and not last.endswith(b"\n"))
-
     def _end_of_head(self) -> int:
         """How much of the head is shown: if possible whole lines, and no more than its part of the lines."""
         end = len(self._head)
         if self._head_full:
             end = self._head.rfind(b"\n", end - end // _SNAP) + 1 or end
         position = 0
-        for _ in range((self._max_lines - 1) // 2):
+        for _ in range((self._cut_lines - 1) // 2):
             position = self._head.find(b"\n", position, end) + 1
             if not position:
                 return end
@@ -94,7 +110,7 @@ class HeadTail:
 
     def _start_of_tail(self, tail: bytes) -> int:
         """Where in `tail` what is shown begins, by the same rule."""
-        room = self._max_bytes - MARKER_ROOM - self._head_room
+        room = self._cut_bytes - MARKER_ROOM - self._head_room
         start = max(1, len(tail) - room)
         if start > 1:
             feed = tail.find(b"\n", start - 1, start + room // _SNAP)
@@ -102,7 +118,7 @@ class HeadTail:
                 start += 1
             start = feed + 1 or start
         position = len(tail) - tail.endswith(b"\n")
-        for _ in range(self._max_lines - 1 - (self._max_lines - 1) // 2):
+        for _ in range(self._cut_lines - 1 - (self._cut_lines - 1) // 2):
             position = tail.rfind(b"\n", start - 1, position)
             if position < 0:
                 return start
