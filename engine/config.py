@@ -20,16 +20,15 @@ from engine import codec
 from engine.codec import Check, DecodeError
 from engine.config_values import (
     Listen,
-    Rule,
     is_host,
     is_http_url,
     is_origin,
     parse_limits,
     parse_listen,
     parse_quantity,
-    parse_rule,
 )
 from engine.limits import MIB, Limits
+from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 
 DEMO: Final = "demo"  # the model that is always there
 # The built-in toolsets of this version with their tools.
@@ -99,7 +98,7 @@ Url = Annotated[str, Check("an http or https URL without user, query and fragmen
 Host = Annotated[str, Check("a host without port", is_host)]
 Origin = Annotated[str, Check("an origin such as https://host, in lower case", is_origin)]
 Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or unix:/absolute/path")]
-RuleText = Annotated[str, _parses(parse_rule, "a rule such as files.*, shell or shell(command=rm *)")]
+RuleText = Annotated[str, _text(RULE_CHARACTERS_MAX)]  # what is in it is said by _permissions
 Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
 OutputTokens = Annotated[int, Check("1 to 1000000", lambda tokens: 1 <= tokens <= 1_000_000)]
 
@@ -257,7 +256,8 @@ def _build(file: _File, limits: Limits) -> Config:
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
     """The built-in toolset without what a rule denies: what is not there cannot be called."""
     tools = BUILTIN_TOOLSETS[name] if toolset.tools is None else toolset.tools
-    left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in denied))
+    whole = [rule for rule in denied if not rule.patterns]
+    left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in whole))
     return attrs.evolve(toolset, tools=left)
 
 
@@ -319,23 +319,26 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
 
 
 def _permissions(raw: Mapping[str, Any]) -> Mistakes:
-    """Rules that this version could not keep: it cannot ask, and it denies tools, not arguments."""
+    """What is no rule, and rules that this version could not keep: it cannot ask, and it denies tools, not
+    arguments."""
     table = raw.get("permissions")
     mistakes: Mistakes = []
-    for verb in ("ask", "deny"):
+    for verb in ("allow", "ask", "deny"):
         rules = table.get(verb) if isinstance(table, dict) else None
-        for index, text in enumerate(rules if isinstance(rules, list) else ()):
+        for index, text in enumerate(rules[:ENTRIES_MAX] if isinstance(rules, list) else ()):
+            if not isinstance(text, str):
+                continue
+            place = f"permissions.{verb}[{index}]"
             try:
-                rule = parse_rule(text) if isinstance(text, str) else None
-            except ValueError:
+                rule = parse_rule(text)
+            except ValueError as exc:
+                mistakes.append((place, str(exc)))
                 continue
-            here = rule and any(rule.names(name, tool) for name, tools in BUILTIN_TOOLSETS.items() for tool in tools)
-            if rule is None or not here:
-                continue
-            if verb == "ask":
-                mistakes.append((f"permissions.ask[{index}]", "this version cannot ask: allow or deny this tool"))
-            elif rule.argument is not None:
-                mistakes.append((f"permissions.deny[{index}]", "this version denies tools as a whole only"))
+            here = any(rule.names(name, tool) for name, tools in BUILTIN_TOOLSETS.items() for tool in tools)
+            if here and verb == "ask":
+                mistakes.append((place, "this version cannot ask: allow or deny this tool"))
+            elif here and verb == "deny" and rule.patterns:
+                mistakes.append((place, "this version denies tools as a whole only"))
     return mistakes
 
 

@@ -1,4 +1,4 @@
-"""The values of greenroom.toml that are text with a grammar of their own: addresses, sizes and times, tool rules.
+"""The values of greenroom.toml that are text with a grammar of their own: addresses, sizes and times.
 
 Each parser raises ValueError whose text says what was expected, never what was found: a value may be a secret
 that stands in the wrong place.
@@ -43,12 +43,6 @@ _QUANTITY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re
 _UNIX: Final = "unix:"
 _UNIX_PATH_BYTES: Final = 107  # sun_path of Linux less its NUL
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-
-_RULE: Final = re.compile(
-    r"(?P<toolset>[A-Za-z0-9_-]{1,64})(?:\.(?P<tool>[A-Za-z0-9_-]{1,128}\*?|\*))?"
-    r"(?:\((?P<argument>[A-Za-z_][A-Za-z0-9_]{0,63})=(?P<pattern>[^\x00-\x1f]{1,1000})\))?",
-    re.ASCII,
-)
 
 
 # ------------------------------------------------------------------ addresses
@@ -180,27 +174,3 @@ def parse_limits(table: Mapping[str, object]) -> tuple[Limits, list[tuple[str, s
     if limits.delta_bytes > limits.string_bytes:
         mistakes.append(("delta_bytes", f"at most {limits.string_bytes}: a delta is never cut"))
     return limits, mistakes
-
-
-# ------------------------------------------------------------------ permission rules
-@attrs.frozen(slots=True)
-class Rule:
-    """`toolset`, `toolset.tool`, `toolset.to*`, each with an optional `(argument=pattern)`. A toolset alone means all
-    of its tools."""
-
-    toolset: str
-    tool: str = "*"
-    argument: str | None = None
-    pattern: str | None = None
-
-    def names(self, toolset: str, tool: str) -> bool:
-        """Whether the rule is about this tool, whatever the arguments."""
-        prefix = self.tool.removesuffix("*")
-        return self.toolset == toolset and (tool == prefix if prefix == self.tool else tool.startswith(prefix))
-
-
-def parse_rule(text: str) -> Rule:
-    match = _RULE.fullmatch(text)
-    if match is None:
-        raise ValueError("expected a rule such as files.*, shell or shell(command=rm *)")
-    return Rule(match["toolset"], match["tool"] or "*", match["argument"], match["pattern"])

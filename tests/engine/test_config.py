@@ -286,6 +286,24 @@ def test_rules_that_this_version_could_not_keep_are_refused() -> None:
     assert set(found) == {"permissions.ask[1]", "permissions.deny[0]"}
 
 
+def test_what_is_no_rule_is_told_with_what_was_expected() -> None:
+    found = mistakes("""
+        [permissions]
+        allow = ["files", "shell(command=a,b)", 5]
+        ask = ["shell("]
+        deny = ["rm x"]
+        headless = "x"
+    """)
+    assert found == {
+        "permissions.allow[1]": r"expected argument=pattern in the parentheses; a comma in a pattern is written \,",
+        "permissions.allow[2]": "expected a string, not an integer",
+        "permissions.ask[0]": "expected a rule such as files.*, shell or shell(command=rm *), "
+        "with a parenthesis at its end",
+        "permissions.deny[0]": "expected a rule such as files.*, shell or shell(command=rm *)",
+        "permissions.headless": "expected one of deny, allow",
+    }
+
+
 # ------------------------------------------------------------------ limits
 @pytest.mark.parametrize(
     ("name", "text", "value"),

@@ -1,0 +1,105 @@
+"""Commands that run other commands, named in their arguments: `sudo rm`, `xargs rm`, `sh -c 'rm x'`, `find -exec rm`.
+
+Where in the arguments the other command begins depends on options that only the program knows, so it is taken to
+begin at any of them. Words of the shell's own grammar are here too: what follows `then` or `do` is a command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from engine.tools.wildcard import ANY
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+KEYWORDS: Final = _names("if then elif else fi for while until do done case esac in select function time coproc [[ ]]")
+_SHELLS: Final = _names("sh bash dash ash zsh ksh mksh fish csh tcsh rbash")
+# These read arguments as scripts, or join them to one.
+_CODE: Final = _SHELLS | _names("eval trap alias ssh su runuser watch parallel script tmux screen env flock")
+_CARRIERS: Final = (
+    KEYWORDS
+    | _CODE
+    | _names(
+        """. source exec command builtin sudo doas pkexec nohup nice ionice chrt taskset timeout stdbuf setsid chroot
+        unshare nsenter xargs busybox toybox strace ltrace fakeroot firejail bwrap entr systemd-run prlimit setpriv
+        expect at batch xvfb-run dbus-run-session gosu su-exec caffeinate hash enable"""
+    )
+)
+# Options of xargs whose argument is the next word, and long ones without an argument.
+_XARGS_TAKING: Final = _names("-a -d -E -I -L -n -P -s")
+_XARGS_LONG: Final = _names("--null --no-run-if-empty --verbose --interactive --exit --open-tty")
+_FIND_RUNS: Final = ("-exec", "-ok")
+
+# Nothing in such a word changes when a shell reads it again.
+PLAIN: Final = re.compile(r"[A-Za-z0-9_./:=,@%+^-]+", re.ASCII)
+
+
+@attrs.frozen(slots=True)
+class Carried:
+    """`scripts` are to be read as scripts of their own. `more`: arguments follow that it reads from its input.
+    `unknown`: it may run what stands nowhere in the command."""
+
+    why: str
+    scripts: tuple[str, ...] = ()
+    more: bool = False
+    unknown: bool = False
+
+
+def carried(words: Sequence[str]) -> Carried | None:
+    """What the simple command of these words (one or more, unquoted) carries; None: it runs itself only."""
+    bases = [_base(word) for word in words]
+    name = bases[0]
+    if name == "find":
+        if not any(word.startswith(_FIND_RUNS) for word in words):
+            return None
+    elif name not in _CARRIERS:
+        return None
+    why = "it has a control structure" if name in KEYWORDS else f"{name} runs another command"
+    code = next((place for place, base in enumerate(bases) if base in _CODE), len(words))
+    unknown = "parallel" in bases or (not _SHELLS.isdisjoint(bases) and _reads_stdin(words, bases))
+    more = "xargs" in bases
+    if more:
+        unknown = unknown or _runs_input(words[bases.index("xargs") + 1 :])
+    return Carried(why, tuple(_scripts(words[code + 1 :])), more, unknown)
+
+
+def _base(word: str) -> str:
+    return word.rsplit("/", 1)[-1]
+
+
+def _runs_input(arguments: Sequence[str]) -> bool:
+    """Whether xargs may take the name of a command from its input: as the replaced word, or for another carrier."""
+    replaced = "{}"
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        option = arguments[at]
+        at += 2 if option in _XARGS_TAKING else 1
+        if option.startswith("-I"):
+            replaced = option[2:] or "".join(arguments[at - 1 : at])
+        elif option.startswith("--") and "=" not in option and option not in _XARGS_LONG:
+            return True
+    command = arguments[at] if at < len(arguments) else ""
+    return replaced in command or ANY in command or _base(command) in _CARRIERS or command == "find"
+
+
+def _scripts(arguments: Sequence[str]) -> list[str]:
+    """Each argument that says something else when it is read again, all of them joined, and those that stand at an
+    option or name (`-Sscript`, `--command=script`)."""
+    odd = [word for word in arguments if not PLAIN.fullmatch(word)]
+    scripts = [" ".join(arguments), *odd] if odd else []
+    scripts += [word.partition("=")[2] for word in odd if "=" in word]
+    return scripts + [word[2:] for word in odd if word.startswith("-")]
+
+
+def _reads_stdin(words: Sequence[str], bases: Sequence[str]) -> bool:
+    """Whether the last shell named has no script: neither a file nor a text, or `-s`."""
+    last = max(place for place, base in enumerate(bases) if base in _SHELLS)
+    options = [word for word in words[last + 1 :] if word.startswith(("-", "+"))]
+    return len(options) == len(words) - last - 1 or any("s" in word for word in options if word[:2] != "--")
