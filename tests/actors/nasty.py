@@ -7,6 +7,7 @@ group      a child in its group that ignores SIGTERM
 session    a child in a session of its own that ignores SIGTERM
 daemon     a grandchild, forked twice, in a session of its own, with an empty environment and no descriptor of ours
 deep       twelve generations, each in a session of its own
+comet      a child that is another process all the time: each forks the next and exits
 leave      it does not wait, but exits with code 3
 """
 
@@ -74,6 +75,14 @@ def deep(generation: int) -> None:
     os.read(reading, 1)
 
 
+def comet() -> None:
+    if not os.fork():
+        deaf()
+        while True:
+            if os.fork():
+                os._exit(0)
+
+
 def main(tricks: list[str]) -> None:
     if "deaf" in tricks:
         deaf()
@@ -82,6 +91,8 @@ def main(tricks: list[str]) -> None:
             child(name, session=name == "session")
         elif name == "daemon":
             daemon()
+        elif name == "comet":
+            comet()
         elif name == "deep":
             deep(DEPTH - 1)
     told("leader", os.getpid())

@@ -115,5 +115,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def in_group(group: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if stat_fields(int(name))[2] == str(group):
+                    found.append(int(name))
+            except OSError:  # it ended
+                pass
+    return found
+
+
 def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))

@@ -22,6 +22,7 @@ from tests.actors.processes import (
     descriptors,
     guarded,
     has_ended,
+    in_group,
     nasty,
     parent,
     present,
@@ -211,6 +212,14 @@ async def test_a_leader_that_ends_leaves_nothing() -> None:
         await process.aclose()
 
 
+async def test_a_process_that_is_another_one_all_the_time_is_caught() -> None:
+    async with guarded() as guard:
+        process, tree = await spawn_nasty(guard, "comet")
+        assert (await process.stop(0.05)).signal == signal.SIGTERM
+        assert not in_group(tree[-1])
+        await process.aclose()
+
+
 async def test_aclose_leaves_nothing_even_when_cancelled() -> None:
     async with guarded() as guard:
         with trio.CancelScope() as scope:
@@ -379,6 +388,19 @@ async def test_a_killed_keeper_takes_its_child_with_it_and_no_other() -> None:
         await other.aclose()
 
 
+async def test_children_die_with_guard_and_keepers_killed_together() -> None:
+    async with guarded() as guard:
+        processes = [await shell(guard, "cat") for _ in range(3)]
+        pids = [await guard_pid(guard), *(parent(process.pid) for process in processes)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them can do anything about it
+            for pid in pids:
+                os.kill(pid, number)
+        for process in processes:
+            assert (await process.wait()).error == "the guard of child processes died"
+            await until(lambda pid=process.pid: has_ended(pid))
+            await process.aclose()
+
+
 async def test_the_guard_is_light_in_a_session_of_its_own_and_started_with_the_first_child() -> None:
     async with guarded() as guard:
         assert guard.statistics().guards == 0
@@ -420,20 +442,19 @@ trio.run(main)
 
 async def test_nothing_survives_a_killed_daemon() -> None:
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            command = [sys.executable, "-c", DAEMON, ROOT]
-            daemon = await trio.lowlevel.open_process(command, stdout=-1)
-            assert daemon.stdout is not None
-            pids = [int(pid) for pid in (await read_until(daemon.stdout, b"\n")).split()]
-            assert len(pids) == 3 + 2 * 16
-            assert present(pids) == pids
-            daemon.kill()
-            await daemon.wait()
+        daemon = await trio.lowlevel.open_process([sys.executable, "-c", DAEMON, ROOT], stdout=-1)
+        assert daemon.stdout is not None
+        async with daemon.stdout:
+            try:
+                pids = [int(pid) for pid in (await read_until(daemon.stdout, b"\n")).split()]
+                assert len(pids) == 3 + 2 * 16
+                assert present(pids) == pids
+            finally:
+                daemon.kill()
+                await daemon.wait()
             with trio.fail_after(5):
                 await until_gone(pids[1:])
                 await until(lambda: has_ended(pids[0]))  # when it is reaped is the init process's matter
-            await daemon.stdout.aclose()
-            nursery.cancel_scope.cancel()
 
 
 CLOSED = """
