@@ -206,7 +206,9 @@ class Run(Actor):
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
         if self._scope.cancel_called:
-            _log.warning("%s was stopped, and met an error on its way out", self._feed.run.id, exc_info=exc)
+            # What a service answers meanwhile is no news, a defect is.
+            defect = None if isinstance(exc, EngineError) else exc
+            _log.warning("%s was stopped, and met an error on its way out: %s", self._feed.run.id, exc, exc_info=defect)
             return self._stopped()
         if isinstance(exc, ActorDied):
             return _lost(exc)
