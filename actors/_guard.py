@@ -17,15 +17,15 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from actors._guard_link import KILL_LIMIT, Child, Ended, Link, Record, open_link
+from actors._guard_link import KILL_LIMIT, READ_AFTER_END, Child, Ended, Link, Record, open_link
 from engine.errors import CallerError, PeerError
-from engine.limits import DEFAULT, Limits
+from engine.limits import DEFAULT, KIB, MIB, Limits
 
 # Programs that save something at SIGTERM do it in this time; a container's runtime gives 10.
 STOP_GRACE: Final = 5.0
-# For who reads: a process has ended and its output has not, because it handed its pipe to somebody elsewhere. What is
-# in the pipe is read in less.
-READ_AFTER_END: Final = 0.5
+# What may be in a pipe when its writer ends: the most that the kernel allows without privileges.
+_PIPE_BYTES: Final = MIB
+_READ_BYTES: Final = 64 * KIB
 _RETRY_AFTER_MS: Final = 1000
 
 Stdin = Literal["null", "pipe"]
@@ -36,8 +36,8 @@ class Process:
     """A running program; made by `Guard.spawn`. Its owner closes it, by `async with` or `aclose`.
 
     `stdin`, `stdout` and `stderr` are the daemon's ends of the pipes that were asked for. When the process has ended
-    nothing of it holds the other ends, so reading comes to its end; only a descriptor that was handed to a process
-    elsewhere can hold a pipe open: who reads stops some time after the end (READ_AFTER_END).
+    nothing of it holds the other ends, so that reading comes to its end; but a pipe that it handed to a process
+    elsewhere stays open, so read standard output by `read`.
     """
 
     def __init__(self, link: Link, child: Child, name: str, pipes: Mapping[str, trio.lowlevel.FdStream]) -> None:
@@ -47,6 +47,7 @@ class Process:
         self.stdin = pipes.get("stdin")
         self.stdout = pipes["stdout"]
         self.stderr = pipes.get("stderr")
+        self._unread = _PIPE_BYTES  # at most, when it has ended
 
     def __repr__(self) -> str:
         return f"<Process {self.name!r} {self.pid} {self.ended or 'running'}>"
@@ -60,6 +61,24 @@ class Process:
     def ended(self) -> Ended | None:
         """None while it, or anything below it, is there."""
         return self._child.ended
+
+    async def read(self) -> bytes:
+        """The next of its standard output, at most 64 KiB; b"" at the end, which follows that of the process.
+
+        For one task. Cancelled, nothing is lost.
+        """
+        with trio.CancelScope() as scope:
+            if self._child.gone.is_set():
+                scope.deadline = trio.current_time() + READ_AFTER_END
+            self._child.reading = scope
+            try:
+                data = await self.stdout.receive_some(min(_READ_BYTES, self._unread)) if self._unread else b""
+            finally:
+                self._child.reading = None
+            if self._child.gone.is_set():
+                self._unread -= len(data)
+            return bytes(data)
+        return b""
 
     async def wait(self) -> Ended:
         """Until it and all below it are gone. When it ends by itself, what it leaves behind is killed."""

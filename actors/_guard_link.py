@@ -29,6 +29,9 @@ _log = logging.getLogger("greenroom.guard")
 
 # After SIGKILL: the keeper gives up after 10 s what the kernel does not end, and the guard 5 s later.
 KILL_LIMIT: Final = 15.0
+# A process has ended and its output has not, because it handed its pipe to somebody elsewhere. What is in the pipe is
+# there at once.
+READ_AFTER_END: Final = 0.5
 # What a dead guard leaves is killed within milliseconds; then the socket ends.
 _ORPHANED: Final = 5.0
 # A request is written in microseconds; a guard that takes none for this long is stuck.
@@ -76,6 +79,7 @@ class Child:
         self.begun = trio.Event()  # or failed
         self.ended: Ended | None = None
         self.gone = trio.Event()
+        self.reading: trio.CancelScope | None = None  # the wait for its output
 
     def end(self, ended: Ended) -> None:
         self.ended = ended
@@ -83,6 +87,8 @@ class Child:
             self.failure = self.failure or str(ended)
         self.begun.set()
         self.gone.set()
+        if self.reading is not None:
+            self.reading.deadline = trio.current_time() + READ_AFTER_END
 
 
 async def open_link(started: Callable[[Link], None]) -> Link:

@@ -13,7 +13,7 @@ import trio
 from actors._guard import Guard, Process
 from actors._guard_link import REQUEST_BYTES, Ended
 from engine.errors import CallerError, PeerError
-from engine.limits import Limits
+from engine.limits import MIB, Limits
 from tests.actors.processes import (
     ALL_TRICKS,
     ENV,
@@ -218,6 +218,52 @@ async def test_a_process_that_is_another_one_all_the_time_is_caught() -> None:
         assert (await process.stop(0.05)).signal == signal.SIGTERM
         assert not in_group(tree[-1])
         await process.aclose()
+
+
+async def test_all_that_a_process_said_is_read_and_no_more_than_that() -> None:
+    async with guarded() as guard:
+        # Its last words are in the pipe when it has ended, and somebody else holds that.
+        process = await shell(guard, "head -c 50000 /dev/zero; read line; head -c 5000 /dev/zero")
+        held = os.open(f"/proc/{process.pid}/fd/1", os.O_WRONLY)
+        try:
+            sizes = []
+            while sum(sizes) < 50_000:
+                sizes.append(len(await process.read()))
+            assert process.stdin is not None
+            await process.stdin.aclose()
+            assert (await process.wait()).code == 0
+            assert len(await process.read()) == 5000
+            assert await process.read() == b""
+        finally:
+            os.close(held)
+            await process.aclose()
+
+
+async def test_a_read_that_waits_comes_to_its_end_with_the_process() -> None:
+    async with guarded() as guard:
+        process = await shell(guard, "read line")
+        held = os.open(f"/proc/{process.pid}/fd/1", os.O_WRONLY)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.stop)
+                assert await process.read() == b""
+            assert process.ended is not None
+            # One who goes on writing is not read for ever.
+            total = 0
+
+            async def write() -> None:
+                while True:
+                    await trio.to_thread.run_sync(os.write, held, bytes(60_000), abandon_on_cancel=True)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write)
+                while data := await process.read():
+                    total += len(data)
+                nursery.cancel_scope.cancel()
+            assert total == MIB
+        finally:
+            await process.aclose()
+            os.close(held)
 
 
 async def test_aclose_leaves_nothing_even_when_cancelled() -> None:
