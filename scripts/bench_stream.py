@@ -5,169 +5,49 @@
 Model service (tests/model_server.py), server under test and clients are processes of their own; each stream has a
 WebSocket of its own. Measured of each server:
 
-- CPU µs a delta: the process's CPU time (all threads, from its CPU clock) over a scenario, by the deltas delivered
+- CPU µs a delta: the process's CPU time (all threads, from its CPU clock) over a scenario, by the deltas delivered;
+  what connections, sessions and runs of one delta cost is a scenario of its own
 - added ms: from the service's sending of a delta (its text is the monotonic time) to its arrival at the client
+- 300 streams on one core: how long the slowest stream takes by its nominal time, when all are connected
 - idle MB (resident and proportional) after the ready line, and the seconds from process start to that line
+- where the daemon's CPU goes, by layer and function (scripts/_profile.py)
 
-Medians of three rounds, one with --quick. The last line is JSON.
+Medians of three rounds, one with --quick, which judges nothing. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
-import re
-import statistics
+import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import trio
-from _daemon import ROOT, Daemon, Process, Socket, model_server, request
+from _daemon import ROOT, Findings, model_server
+from _streams import ONE_CORE, Floor, Server, Streams, measure_all, measure_one_core, measure_profiles
 
-STAMP = re.compile(rb"(\d+\.\d{6}) ")
-# A model service that sends a burst sends many events at a time.
-BURST_BATCH = 50
-# Streams are given this long beyond their nominal time before the measurement is given up.
-PATIENCE = 60.0
-
-
-@attrs.frozen
-class Scenario:
-    name: str
-    streams: int
-    rate: int  # deltas a second of each stream; 0: one burst
-    seconds: float  # of streaming; of a burst unused
-    deltas: int  # of each stream
-
-    @property
-    def prompt(self) -> str:
-        batch = BURST_BATCH if not self.rate else 1
-        return f"!stream n={self.deltas} rate={self.rate} batch={batch} stamp=1"
-
-
-def scenarios(quick: bool) -> list[Scenario]:
-    seconds = 2.0 if quick else 5.0
-    paced = [(1, 50), (50, 20), (50, 200)]
-    return [
-        Scenario("1 stream, burst", 1, 0, 0, 10_000 if quick else 30_000),
-        *(Scenario(f"{n} × {rate}/s", n, rate, seconds, int(rate * seconds)) for n, rate in paced),
-    ]
-
-
-# ------------------------------------------------------------ servers under test
-class Floor(Process):
-    name = "floor"
-
-    def __init__(self, base_url: str) -> None:
-        command = [sys.executable, str(ROOT / "scripts" / "bench_floor.py"), "--base-url", base_url]
-        self.url = self._start(command, "floor ready ")
-        self.gaps = 0
-
-    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
-        """Run one answer and give what arrives, message by message."""
-        async with Socket.connect(self.url, {}) as socket:
-            await socket.send(prompt)
-            while True:
-                for message in await socket.receive():
-                    if message == b"[DONE]":
-                        return
-                    take(message)
-
-
-class Streams(Daemon):
-    def __init__(self, base_url: str, folder: Path) -> None:
-        super().__init__(base_url, folder)
-        self.gaps = 0  # how often a client fell behind the replay log and was given a snapshot instead
-
-    async def stream(self, prompt: str, take: Callable[[bytes], None]) -> None:
-        """Run one answer and give what arrives, message by message."""
-        async with self.connect() as client:
-            session = (await client.request("session.create", toolsets=[]))["session"]
-            await client.socket.send(request(9, "run.start", session_id=session["id"], text=prompt, watch=True))
-            while True:
-                for message in await client.socket.receive():
-                    if b'"part.delta"' in message:
-                        take(message)
-                    elif b'"run.gap"' in message:
-                        self.gaps += 1
-                    elif b'"watch.closed"' in message or b'"error":{' in message:
-                        assert b'"completed"' in message, message[-600:]
-                        return
-
-
-Server = Floor | Streams
-
-
-# ------------------------------------------------------------ measuring
-@attrs.define
-class Round:
-    """Of one scenario: CPU µs a delta, added ms (none for a burst), its seconds, deltas a message, gaps."""
-
-    cpu_us: float
-    p50_ms: float | None
-    p99_ms: float | None
-    seconds: float
-    merged: float
-    gaps: int
-
-
-async def measure(server: Server, scenario: Scenario) -> Round:
-    added: list[float] = []
-    messages = 0
-
-    def take(message: bytes) -> None:
-        nonlocal messages
-        now = time.monotonic()
-        messages += 1
-        added.extend([now - float(stamp) for stamp in STAMP.findall(message)])
-
-    server.gaps = 0
-    cpu, began = server.cpu(), time.monotonic()
-    with trio.fail_after(scenario.seconds + PATIENCE):
-        async with trio.open_nursery() as nursery:
-            for _ in range(scenario.streams):
-                nursery.start_soon(server.stream, scenario.prompt, take)
-    cpu, seconds = server.cpu() - cpu, time.monotonic() - began
-    wanted = scenario.streams * scenario.deltas
-    paced = scenario.rate > 0
-    # A burst may outrun its reader: then a snapshot stands for what it missed, which is not counted here.
-    complete = len(added) == wanted or (server.gaps > 0 and not paced)
-    assert complete, f"{server.name}, {scenario.name}: {len(added)} of {wanted} deltas arrived, {server.gaps} gaps"
-    added.sort()
-    return Round(
-        cpu_us=cpu / wanted * 1e6,
-        p50_ms=added[len(added) // 2] * 1000 if paced else None,
-        p99_ms=added[math.ceil(len(added) * 0.99) - 1] * 1000 if paced else None,
-        seconds=seconds,
-        merged=len(added) / messages,
-        gaps=server.gaps,
-    )
-
-
-async def measure_all(server: Server, quick: bool) -> dict[str, dict[str, float]]:
-    await measure(server, Scenario("warm-up", 2, 200, 0.5, 100))
-    results = {}
-    for scenario in scenarios(quick):
-        rounds = [attrs.asdict(await measure(server, scenario)) for _ in range(1 if quick else 3)]
-        results[scenario.name] = {
-            key: round(statistics.median(one[key] for one in rounds), 2)
-            for key in rounds[0]
-            if rounds[0][key] is not None
-        }
-    return results
+# Of scenarios: most CPU µs a delta, most ms added in 99 of 100.
+AIMS: dict[str, tuple[float, float | None]] = {
+    "1 stream, burst": (25, None),
+    "50 × 20/s": (220, 15),
+    "50 × 200/s": (80, 40),
+}
+# Of 300 streams on one core: the time of the slowest by its nominal one.
+STRETCH_MOST = 1.1
+# A process that needs more of its cores than this holds the others up.
+FULL = 0.9
 
 
 @contextlib.contextmanager
-def under_test(name: str, base_url: str) -> Iterator[Server]:
+def under_test(name: str, base_url: str, samples: Path | None = None) -> Iterator[Server]:
+    """The server as a process; of a daemon with `samples`, where its profile is written."""
+    program = ["-m", "actors.cli"] if samples is None else [str(ROOT / "scripts" / "_profile.py"), str(samples)]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        server = Floor(base_url) if name == "floor" else Streams(base_url, Path(folder))
+        server = Floor(base_url) if name == "floor" else Streams(base_url, Path(folder), program=program)
         try:
             yield server
         finally:
@@ -176,11 +56,25 @@ def under_test(name: str, base_url: str) -> Iterator[Server]:
 
 def bench(name: str, quick: bool) -> dict[str, Any]:
     with model_server() as models, under_test(name, models.url) as server:
-        results = trio.run(measure_all, server, quick)
-        after = server.memory()
-        return {"ready_s": server.ready_seconds, "idle_mb": server.idle, "after_mb": after, "streams": results}
+        streams = trio.run(measure_all, server, quick)
+        result = {"ready_s": server.ready_seconds, "idle_mb": server.idle, "after_mb": server.memory()}
+    result["streams"] = streams
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        with model_server() as models, under_test(name, models.url) as server:
+            result["one_core"] = trio.run(measure_one_core, server, models.pid, cores, quick)
+    return result
 
 
+def profiles(quick: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        samples = Path(folder) / "samples"
+        with model_server() as models, under_test("daemon", models.url, samples) as server:
+            assert isinstance(server, Streams)
+            return trio.run(measure_profiles, server, samples, quick)
+
+
+# ------------------------------------------------------------ what is said of it
 def table(results: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, result in results.items():
@@ -203,18 +97,65 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def one_core(name: str, result: dict[str, Any]) -> str:
+    full = [what for what in ("service", "clients") if result[f"{what}_busy"] > FULL]
+    held = f"; held up by the {' and the '.join(full)}" if full else ""
+    return (
+        f"{name}, {ONE_CORE[0]} × {ONE_CORE[1]}/s on one core: the slowest stream took {result['stretch']} of its "
+        f"nominal {result['nominal_s']} s (median {result['stretch_median']}), all with their begin and end "
+        f"{result['all_s']} s; {result['cpu_us']} µs/delta, core {result['busy']:.0%} busy "
+        f"(and {result['kept_waiting']:.0%} of the time others had it), "
+        f"p99 {result['p99_ms']} ms, {result['merged']} deltas/frame; beside it the service "
+        f"{result['service_busy']:.0%}, the clients {result['clients_busy']:.0%} of the other cores{held}"
+    )
+
+
+def where(name: str, profile: dict[str, Any], floor: float | None) -> str:
+    total = profile["cpu_us"]
+    beside = f", the floor needs {floor}" if floor is not None else ""
+    lines = [f"where {total} µs/delta go at {name} (sampled{beside}):"]
+    for kind in ("layers", "functions"):
+        lines += [f"  {value:>7.1f} µs {value / total:>4.0%}  {key}" for key, value in profile[kind].items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def judge(findings: Findings, daemon: dict[str, Any]) -> None:
+    for name, (most_us, most_ms) in AIMS.items():
+        one = daemon["streams"][name]
+        findings.aim(f"{name}: CPU", one["cpu_us"], most_us, "µs/delta", f"{name}: CPU a delta")
+        if most_ms is not None:
+            findings.aim(f"{name}: p99", one["p99_ms"], most_ms, "ms", f"{name}: added to 99 of 100 deltas")
+    if "one_core" in daemon:
+        what = f"{ONE_CORE[0]} × {ONE_CORE[1]}/s on one core: the slowest stream by its nominal time"
+        findings.aim("one core: stretch", daemon["one_core"]["stretch"], STRETCH_MOST, "", what)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--quick", action="store_true", help="one short round of each scenario")
+    parser.add_argument("--json", action="store_true", help="standard output has the JSON line alone")
+    parser.add_argument("--quick", action="store_true", help="one short round of each scenario; told and not judged")
     parser.add_argument("--only", choices=["floor", "daemon"], help="measure one of the two")
     asked = parser.parse_args()
+    findings = Findings("stream", asked.quick)
     names = [asked.only] if asked.only else ["floor", "daemon"]
     results = {name: bench(name, asked.quick) for name in names}
+    text = [
+        table(results),
+        *(one_core(name, one["one_core"]) for name, one in results.items() if "one_core" in one),
+        "",
+    ]
+    findings.figures.update(results)
+    if "daemon" in names:
+        findings.figures["profile"] = profiles(asked.quick)
+        for name, one in findings.figures["profile"].items():
+            floor = results["floor"]["streams"][name]["cpu_us"] if "floor" in results else None
+            text.append(where(name, one, floor))
+        judge(findings, results["daemon"])
     if not asked.json:
-        print(table(results))
-    print(json.dumps({"bench": "stream", "quick": asked.quick, **results}))
+        print("\n".join(text))
+    return findings.report(asked.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
