@@ -22,6 +22,7 @@ from actors._ask import ActorDied
 from actors._clock import now_ms as wall_clock
 from actors._disk import Disk, DiskClosed, open_disk
 from actors._tally import Histogram
+from actors.blobs import BlobKeeper, Pins
 from actors.journal import Flusher, RunJournal
 from engine.commands import (
     MessagesPage,
@@ -35,7 +36,9 @@ from engine.commands import (
 from engine.errors import EngineError, OwnError
 from engine.limits import MIB, Limits
 from engine.runs.record import Run
+from engine.storage import blobs as blob_files
 from engine.storage import catalog, database, idempotency, ledger, outputs, reading, starting, waiting
+from engine.storage.blobs import Blobs
 from engine.storage.database import Durability
 from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
@@ -115,7 +118,8 @@ class StoreRef(Ref):
 
     async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
         """A piece of a long string; see engine.storage.outputs.read. Raises unknown_output."""
-        return await self._read(functools.partial(outputs.read, handle=handle, offset=offset, limit=limit))
+        blobs = self._store.blobs.blobs
+        return await self._read(functools.partial(outputs.read, blobs=blobs, handle=handle, offset=offset, limit=limit))
 
     async def final_message(self, run_id: str) -> FinalMessage | None:
         """The run's newest answer without its texts; None if it has none (or there is no such run)."""
@@ -191,6 +195,10 @@ class StoreRef(Ref):
     async def queued_sessions(self) -> list[str]:
         """The sessions that have a queue, the oldest message first."""
         return await self._read(waiting.sessions)
+
+    def pins(self) -> Pins:
+        """What one run makes of outputs and media before a part of it is stored; released when the run has ended."""
+        return self._store.blobs.pins()
 
     def open_journal(self, session_id: str) -> RunJournal:
         """The journal of a run of this session."""
@@ -268,10 +276,12 @@ class Store(Actor):
         durability: Durability = "full",
         now_ms: Callable[[], int] = wall_clock,
     ) -> None:
+        self._folder = folder
         self._path = folder / database.FILE_NAME
         self._durability: Durability = durability
         self._disk: Disk | None = None
         self._journals: Flusher | None = None
+        self._blobs: BlobKeeper | None = None
         self._freed = trio.Event()
         self._stop = trio.Event()
         self._closed = trio.Event()
@@ -293,6 +303,12 @@ class Store(Actor):
             raise ActorDied("the store has ended")
         return self._journals
 
+    @property
+    def blobs(self) -> BlobKeeper:
+        if self._blobs is None:
+            raise ActorDied("the store has ended")
+        return self._blobs
+
     def reclaim(self) -> None:
         """Space was freed: give it back, in the background."""
         self._freed.set()
@@ -308,10 +324,11 @@ class Store(Actor):
     async def _own(self, *, task_status: trio.TaskStatus[None]) -> None:
         disk = self._disk = await open_disk(self._path, durability=self._durability, most=self.limits.disk_queue)
         journals = self._journals = Flusher(disk, self.limits, self.now_ms)
+        blobs = self._blobs = BlobKeeper(Blobs(self._folder / blob_files.FOLDER_NAME), disk, self.reclaim)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(journals.run)
-                nursery.start_soon(self._reclaim, disk)
+                nursery.start_soon(self._reclaim, disk, blobs)
                 nursery.start_soon(self._watch, disk)
                 task_status.started()
                 await self._stop.wait()
@@ -323,7 +340,7 @@ class Store(Actor):
             with trio.move_on_after(self.limits.cancel_grace, shield=True):
                 await journals.flush()  # what a run that was lost has left
             journals.close()
-            self._disk = self._journals = None
+            self._disk = self._journals = self._blobs = None
             await disk.aclose()
             self._closed.set()
 
@@ -331,11 +348,17 @@ class Store(Actor):
         await disk.wait_failed()
         raise OwnError("internal", "a thread of the store ended by a defect")
 
-    async def _reclaim(self, disk: Disk) -> None:
+    async def _reclaim(self, disk: Disk, blobs: BlobKeeper) -> None:
+        try:
+            await blobs.sweep()
+        except EngineError as exc:
+            _log.warning("files that nothing refers to were not all removed: %s", exc)
         while True:
             await self._freed.wait()
             self._freed = trio.Event()
             try:
+                while await blobs.reap():
+                    pass
                 while await disk.write(functools.partial(catalog.reclaim, pages=_RECLAIM_PAGES)):
                     pass
             except EngineError as exc:

@@ -48,7 +48,7 @@ OS_PATH_TEXT = frozenset(
 
 # From the bottom up; parts on one line do not know each other. The longest name that fits is a module's place.
 ENGINE_ORDER = (
-    ("errors", "ids", "limits", "restart", "version"),
+    ("errors", "ids", "limits", "log_lines", "redaction", "restart", "version"),
     ("codec",),
     ("transcript",),
     ("tools",),
@@ -65,11 +65,11 @@ ENGINE_ORDER = (
 
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
-    "_clock", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor", "_feed", "_disk",
-    "_arrivals",
-    "_http", "_guard_main", "_guard_link", "_guard", "_spool", "places", "journal", "models", "store", "snapshots", "toolset",
-    "toolsets", "inputs", "queue", "progress", "answers", "run", "session", "admission", "registry", "composition",
-    "governor", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
+    "_clock", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor",
+    "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs", "places", "blobs",
+    "journal", "models", "store", "snapshots", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "run",
+    "session", "admission", "registry", "composition", "governor", "metrics", "gateway", "daemon", "api", "client",
+    "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.
@@ -92,7 +92,7 @@ ONLY_IN = {
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
     "shtab": ("actors.cli.completion",),
     "prometheus_client": ("actors.metrics",),
-    "threading": ("actors._disk",),
+    "threading": ("actors._disk", "actors.logs"),
     "asyncio": (),
     "anyio": (),
 }

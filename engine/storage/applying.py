@@ -12,7 +12,7 @@ from typing import Final
 
 from engine.errors import OwnError
 from engine.limits import KIB
-from engine.storage import catalog, columns, texts
+from engine.storage import attachments, catalog, columns, texts
 from engine.storage.changes import (
     AddMessage,
     AddPart,
@@ -87,11 +87,13 @@ def add_message(connection: Connection, session: int, info: MessageInfo) -> int:
 
 def add_part(connection: Connection, message: int, part: Part) -> None:
     row = columns.of_part(part)
-    connection.execute(
+    key = connection.execute(
         "INSERT INTO parts (message, position, id, kind, body, text, input, error) VALUES"
         " (?1, 1 + coalesce((SELECT max(position) FROM parts WHERE message = ?1), 0), ?2, ?3, ?4, ?5, ?6, ?7)",
         (message, part.id, row.kind, row.body, row.text, row.input, row.error),
-    )
+    ).lastrowid
+    assert key is not None
+    attachments.refer(connection, part, key)
 
 
 def put_part(connection: Connection, key: int, part: Part) -> None:
@@ -100,6 +102,7 @@ def put_part(connection: Connection, key: int, part: Part) -> None:
         "UPDATE parts SET body = ?, text = ?, input = ?, error = ? WHERE key = ?",
         (row.body, row.text, row.input, row.error, key),
     )
+    attachments.refer(connection, part, key)
 
 
 def put_info(connection: Connection, key: int, info: MessageInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from sqlite3 import Connection
 from typing import Final
 
@@ -9,7 +10,8 @@ import orjson
 
 from engine.commands import OutputPiece
 from engine.errors import CallerError
-from engine.storage import texts
+from engine.storage import attachments, texts
+from engine.storage.blobs import Blobs
 from engine.storage.columns import LONG
 from engine.wire import handles
 
@@ -17,15 +19,19 @@ from engine.wire import handles
 _CHARACTER_BYTES: Final = 4
 
 
-def read(connection: Connection, handle: str, offset: int, limit: int) -> OutputPiece:
+def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Blobs | None = None) -> OutputPiece:
     """At most `limit` bytes from the byte `offset` on, ending on a character boundary (and beginning on one: an
     offset inside a character is moved to the next). Beyond the end the piece is empty.
 
-    Of a file's content the bytes are those of its base64 text. Raises CallerError unknown_output.
+    Of a file's content the bytes are those of its base64 text. Raises CallerError unknown_output, PeerError disk_full
+    if a blob cannot be read.
     """
     named = handles.parse(handle)
     if named is None:
-        raise _unknown(handle)
+        found = attachments.find(connection, handle)
+        if found is None or blobs is None:
+            raise _unknown(handle)
+        return _blob(blobs, found, offset, limit)
     if named.field == "instructions":
         row = connection.execute("SELECT instructions FROM sessions WHERE id = ?", (named.owner_id,)).fetchone()
         if row is None or row[0] is None:
@@ -48,6 +54,16 @@ def read(connection: Connection, handle: str, offset: int, limit: int) -> Output
         raise _unknown(handle)
     data = texts.read(connection, key, column, offset, offset + max(limit, _CHARACTER_BYTES))
     return _piece(data, offset, limit, total)
+
+
+def _blob(blobs: Blobs, found: attachments.Attachment, offset: int, limit: int) -> OutputPiece:
+    if found.text:
+        data = blobs.read(found.hash, offset, max(limit, _CHARACTER_BYTES))
+        return _piece(data, offset, limit, found.size)
+    # Every 3 bytes are 4 of the text.
+    group, inside = divmod(offset, 4)
+    data = blobs.read(found.hash, 3 * group, 3 * ((inside + limit) // 4 + 1))
+    return _piece(base64.b64encode(data)[inside : inside + limit], offset, limit, 4 * ((found.size + 2) // 3))
 
 
 def _piece(data: bytes, offset: int, limit: int, total: int) -> OutputPiece:

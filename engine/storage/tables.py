@@ -121,7 +121,35 @@ _QUEUE: Final = (
     "ALTER TABLE runs DROP COLUMN position",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE)
+_BLOBS: Final = (
+    # Content that is a file of its own (engine.storage.blobs); one row for equal content.
+    """CREATE TABLE blobs (
+        key INTEGER PRIMARY KEY,
+        hash TEXT NOT NULL UNIQUE,          -- SHA-256 in hex, the file's name
+        size INTEGER NOT NULL,
+        uses INTEGER NOT NULL               -- rows of attachments; kept by the triggers
+    ) STRICT""",
+    "CREATE INDEX blobs_unused ON blobs (hash) WHERE uses = 0",
+    # What refers to a blob: a part, or a message that waits in a queue.
+    """CREATE TABLE attachments (
+        key INTEGER PRIMARY KEY,
+        part INTEGER UNIQUE REFERENCES parts (key) ON DELETE CASCADE,
+        queued INTEGER REFERENCES queued (run) ON DELETE CASCADE,
+        blob INTEGER NOT NULL REFERENCES blobs (key),
+        handle TEXT NOT NULL                -- the name that it is read by
+    ) STRICT""",
+    "CREATE INDEX attachments_of_handle ON attachments (handle)",
+    "CREATE INDEX attachments_of_queued ON attachments (queued) WHERE queued IS NOT NULL",
+    "CREATE INDEX attachments_of_blob ON attachments (blob)",
+    """CREATE TRIGGER attached AFTER INSERT ON attachments BEGIN
+        UPDATE blobs SET uses = uses + 1 WHERE key = NEW.blob;
+    END""",
+    """CREATE TRIGGER detached AFTER DELETE ON attachments BEGIN
+        UPDATE blobs SET uses = uses - 1 WHERE key = OLD.blob;
+    END""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:

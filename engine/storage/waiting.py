@@ -15,7 +15,7 @@ import orjson
 from engine import codec
 from engine.errors import CallerError
 from engine.runs.record import Run
-from engine.storage import catalog, columns, idempotency, ledger, starting
+from engine.storage import attachments, catalog, columns, idempotency, ledger, starting
 from engine.storage.idempotency import Claim
 from engine.storage.starting import StoredRun
 from engine.transcript.records import KIND_OF, KINDS, Message
@@ -59,6 +59,8 @@ def enqueue(
     connection.execute(
         "INSERT INTO queued VALUES (?, ?, ?)", (key, columns.of_info(message.info)[1], columns.dump(parts))
     )
+    for part in message.parts:
+        attachments.refer_queued(connection, part, key)
     idempotency.remember(connection, claim, run.id, now)
     revision = catalog.touch(connection, session, now)
     return StoredRun(attrs.evolve(run, position=waiting + 1), message.info.id, revision)

@@ -87,6 +87,15 @@ MessageInfo = UserMessage | AssistantMessage
 
 # ------------------------------------------------------------------ parts
 @attrs.frozen(slots=True, kw_only=True)
+class Blob:
+    """Content that the store owns as a file. `handle` is the name that it is read by, `hash` its SHA-256 in hex."""
+
+    handle: str
+    hash: str
+    size: int  # bytes
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class TextPart:
     id: str
     text: str
@@ -103,19 +112,21 @@ class ReasoningPart:
 
 @attrs.frozen(slots=True, kw_only=True)
 class FilePart:
-    """A file or medium: inline as `data_base64`, or behind `handle` when the store owns it as a blob."""
+    """A file or medium: inline as `data_base64`, or behind `handle` when the store owns it as a blob (see Blob)."""
 
     id: str
     mime: str
     size: int  # bytes, decoded
     name: str | None = None
     handle: str | None = None
+    hash: str | None = None
     data_base64: str | None = None
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class ToolPart:
-    """One tool call with its result. `input` is encoded JSON (an object), `output` text; times as in messages."""
+    """One tool call with its result. `input` is encoded JSON (an object), `output` text; times as in messages.
+    `whole` has all that the tool gave, if `output` (or `error`) is its head and tail."""
 
     id: str
     call_id: str
@@ -124,6 +135,7 @@ class ToolPart:
     input: bytes = b"{}"
     output: str | None = None
     error: str | None = None
+    whole: Blob | None = None
     title: str | None = None
     started_at: int | None = None
     finished_at: int | None = None

@@ -22,7 +22,7 @@ from engine import codec
 from engine.commands import OutputPiece
 from engine.limits import DEFAULT, KIB, Limits
 from engine.runs.record import Run
-from engine.transcript.records import KIND_OF, Failure, Message, MessageInfo, Part, UserMessage
+from engine.transcript.records import KIND_OF, Failure, Message, MessageInfo, Part, ToolPart, UserMessage
 from engine.transcript.session import Session
 from engine.wire import bounds, handles
 
@@ -148,6 +148,9 @@ def part_object(
         value[name] = field
         if more is not None:
             value[f"{name}_more"] = {"bytes": more, "handle": handle_of(part.id, name)}
+    if isinstance(part, ToolPart) and part.whole is not None:
+        shown = "output" if part.error is None else "error"
+        value[f"{shown}_more"] = {"bytes": part.whole.size, "handle": part.whole.handle}
     return value
 
 
@@ -252,5 +255,6 @@ def _shorten(value: Any, length: int, depth: int) -> Any:
 
 
 _FIELDS_OF: Final = {
-    kind: [field.name for field in attrs.fields(kind) if field.name not in ("id", "signature")] for kind in KIND_OF
+    kind: [field.name for field in attrs.fields(kind) if field.name not in ("id", "signature", "hash", "whole")]
+    for kind in KIND_OF
 }

@@ -16,6 +16,7 @@ from engine.transcript.records import (
     KIND_OF,
     KINDS,
     AssistantMessage,
+    Blob,
     CompactionPart,
     Failure,
     FilePart,
@@ -162,6 +163,7 @@ def test_every_kind_has_a_shape() -> None:
     for kind, cls in KINDS.items():
         fields = {f.name: filled.get(f.type, "x") for f in attrs.fields(cls)}  # type: ignore[arg-type]
         fields |= {"usage": Usage(cost=0.5)} if "usage" in fields else {}
+        fields.pop("whole", None)
         record = cls(
             **{name: 1 if name in ("turn", "size", "attempt", "delay_ms") else v for name, v in fields.items()}
         )
@@ -169,7 +171,19 @@ def test_every_kind_has_a_shape() -> None:
             record = attrs.evolve(record, input=b"{}")
         found = part(record)
         assert found["kind"] == kind == KIND_OF[cls]
-        assert set(found) == set(fields) - {"signature"} | {"kind"}
+        assert set(found) == set(fields) - {"signature", "hash"} | {"kind"}
+
+
+def test_the_whole_output_of_a_call_is_found_by_its_handle() -> None:
+    call = ToolPart(
+        id="prt_1", call_id="c", tool="a.b", state="completed", output="x" * 40_000,
+        whole=Blob(handle="out_1", hash="0" * 64, size=10**9),
+    )  # fmt: skip
+    found = part(call)
+    assert (len(found["output"]), found["output_more"]) == (32 * 1024, {"bytes": 10**9, "handle": "out_1"})
+    failed = part(attrs.evolve(call, state="error", output=None, error="short"))
+    assert (failed["error"], failed["error_more"]) == ("short", {"bytes": 10**9, "handle": "out_1"})
+    assert "0" * 64 not in json.dumps(found)
 
 
 def test_nested_records_are_plain() -> None:

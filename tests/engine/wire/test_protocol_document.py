@@ -131,7 +131,7 @@ def test_objects() -> None:
 
 def test_part_kinds() -> None:
     said = {name: set(names(cells[0])) for name, cells in table("kind").items()}
-    assert said == {kind: fields(record, "id", "signature") for kind, record in KINDS.items()}
+    assert said == {kind: fields(record, "id", "signature", "hash", "whole") for kind, record in KINDS.items()}
     assert "signature?" in fields(ReasoningPart)  # left out on purpose
 
 

@@ -1,0 +1,135 @@
+"""The blobs of the store: kept while anything refers to them, removed afterwards.
+
+A blob's file comes before the first row that refers to it, and a row may come late (when the run that made it
+settles): until then the blob is pinned, by the run. What has neither a pin nor a row that refers to it is reaped:
+after a session is deleted, after a run that ended without using what it had pinned, and at the start of the store for
+what a crash has left.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+
+from actors._disk import Disk
+from engine import ids
+from engine.storage import attachments
+from engine.storage.blobs import Blobs
+from engine.storage.spool import SpoolFile
+from engine.transcript.records import Blob
+
+T = TypeVar("T")
+
+# Files removed at a time: the lock is held for as long.
+REAP_MOST: Final = 256
+BLOB_THREADS: Final = 4
+
+
+class BlobKeeper:
+    """Of one open store. `on_unused` is called, synchronously, when `reap` may have something to do."""
+
+    def __init__(self, blobs: Blobs, disk: Disk, on_unused: Callable[[], None]) -> None:
+        self.blobs = blobs
+        self._disk = disk
+        self._on_unused = on_unused
+        self._threads = trio.CapacityLimiter(BLOB_THREADS)
+        self._pins: Counter[str] = Counter()
+        self._suspects: set[str] = set()  # unpinned, and perhaps without a row
+        # Held while files are removed: a blob that is pinned under it stays.
+        self._reaping = trio.Lock()
+
+    def pins(self) -> Pins:
+        return Pins(self)
+
+    async def pin(self, digest: str) -> None:
+        async with self._reaping:
+            self._pins[digest] += 1
+
+    def unpin(self, digest: str) -> None:
+        self._pins[digest] -= 1
+        if not self._pins[digest]:
+            del self._pins[digest]
+            self._suspects.add(digest)
+            self._on_unused()
+
+    async def take(self, file: SpoolFile) -> None:
+        await self._run(functools.partial(self.blobs.take, file))
+
+    async def add(self, digest: str, data: bytes) -> None:
+        await self._run(functools.partial(self.blobs.add, digest, data))
+
+    async def hash(self, data: bytes) -> str:
+        return await self._run(lambda: hashlib.sha256(data).hexdigest())
+
+    async def sweep(self) -> None:
+        """Reap what a dead daemon has left."""
+        names = await self._run(self.blobs.names)
+        while batch := await self._run(lambda: list(itertools.islice(names, REAP_MOST))):
+            self._suspects.update(batch)
+            while await self.reap():
+                pass
+
+    async def reap(self) -> bool:
+        """Remove some of what is not referred to, and whether there may be more."""
+        async with self._reaping:
+            suspects = list(itertools.islice(self._suspects, REAP_MOST))
+            self._suspects.difference_update(suspects)
+            try:
+                unused = await self._disk.read(functools.partial(attachments.unused, most=REAP_MOST + len(self._pins)))
+                unknown = await self._disk.read(functools.partial(attachments.unknown, hashes=suspects))
+                gone = [digest for digest in {*unused, *unknown} if digest not in self._pins]
+                if gone:
+                    await self._run(functools.partial(self.blobs.remove, gone))
+                    await self._disk.write(functools.partial(attachments.forget, hashes=gone))
+            except BaseException:
+                self._suspects.update(suspects)
+                raise
+            return bool(self._suspects) or len(gone) >= REAP_MOST
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+class Pins:
+    """The blobs that one owner has made and may come to refer to; they stay at least until `release`."""
+
+    def __init__(self, keeper: BlobKeeper) -> None:
+        self._keeper = keeper
+        self._hashes: list[str] = []
+
+    async def take(self, file: SpoolFile) -> Blob:
+        """Make the file a blob. Raises PeerError disk_full; the file is discarded in any case.
+
+        Cancelled, it is a blob that is pinned, or discarded."""
+        try:
+            blob = Blob(handle=file.handle, hash=file.hash, size=file.size)
+            await self._pin(blob.hash)
+            await self._keeper.take(file)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(file.discard)
+            raise
+        return blob
+
+    async def add(self, data: bytes) -> Blob:
+        """Make the bytes a blob. Raises PeerError disk_full."""
+        digest = await self._keeper.hash(data)
+        await self._pin(digest)
+        await self._keeper.add(digest, data)
+        return Blob(handle=ids.new_id("out"), hash=digest, size=len(data))
+
+    def release(self) -> None:
+        """What nothing refers to by now may go. Idempotent."""
+        hashes, self._hashes = self._hashes, []
+        for digest in hashes:
+            self._keeper.unpin(digest)
+
+    async def _pin(self, digest: str) -> None:
+        await self._keeper.pin(digest)
+        self._hashes.append(digest)
