@@ -33,6 +33,7 @@ import trio
 
 from actors._ask import ActorDied, Deferrals, Deferred, Envelope
 from actors._ending import Ending, split_failure
+from actors._log_context import enter_actor
 from actors._mailbox import Mailbox
 from actors._ref import Ref as Ref
 from actors._statistics import ActorStatistics, Outcome, State
@@ -326,6 +327,7 @@ async def _live(cell: Cell, start_timeout: float) -> None:
     outcome: Outcome | None = None
     failure: BaseException | None = None
     escaped: BaseException | None = None  # what is not the actor's own: a cancellation from above, Ctrl-C
+    enter_actor(cell.name, cell.parent.name if cell.parent is not None else None)
     try:
         async with trio.open_nursery() as nursery:
             cell.nursery = nursery

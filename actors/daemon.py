@@ -28,6 +28,7 @@ from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
 from actors.gateway.routes import Readiness
+from actors.logs import hide, lost_lines
 from actors.metrics import Figure, Figures, tallied
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
@@ -93,6 +94,7 @@ class _Daemon:
     def parts(self, composition: Composition) -> Sequence[ChildSpec]:
         """What the daemon has behind the composition's own actors."""
         token = ensure_token(self._folder)
+        hide(token)
 
         def gateway() -> Actor:
             services = Services(
@@ -197,6 +199,7 @@ class _Daemon:
         figures: dict[str, Figure] = {
             "greenroom_build_info": {(VERSION,): 1},
             "greenroom_model_calls_open": composition.models.statistics().calls,
+            "greenroom_log_lines_dropped_total": lost_lines(),
             **tallied(composition.tally),
         }
         with contextlib.suppress(ActorDied):

@@ -18,6 +18,7 @@ import trio
 
 from actors._http import HttpAnswer, HttpClient
 from actors._tally import Tally
+from actors.logs import hide, redact
 from engine.config import ModelConfig
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
@@ -26,6 +27,7 @@ from engine.providers.anthropic_answer import AnthropicDecoder
 from engine.providers.base import Decoder, ModelEvent, ModelRequest
 from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
+from engine.redaction import HIDDEN
 
 # After the finish reason the usage may still come, after the end of the answer only the end of the body.
 _AFTER_FINISH: Final = 2.0
@@ -81,7 +83,7 @@ class Models:
     async def __aexit__(self, *exc: Any) -> None:
         assert self._calls == 0, "a model call is open longer than the models"
         self._task.cancel_scope.cancel(reason="closed")
-        await self._stack.__aexit__(*exc)
+        await self._stack.__aexit__(None, None, None)  # what ended the block goes on as it is, not in a group
         await self._http.aclose()
 
     def has(self, name: str) -> bool:
@@ -132,7 +134,7 @@ class Models:
         url, model = call.url, request.model
         headers = {"accept": "text/event-stream", "user-agent": "greenroom", **call.headers}
         deadlines = _Deadlines(self._limits)
-        with _hiding(key):
+        with _redacted(key):
             async with contextlib.AsyncExitStack() as stack:
                 with deadlines.scope() as scope:
                     answer = await stack.enter_async_context(self._http.post(url, headers, call.body))
@@ -165,6 +167,7 @@ class Models:
         else:
             return None, None
         text = text.strip()
+        hide(text)
         if not text or not text.isascii() or not text.isprintable():
             raise PeerError("provider_error", f"{source} does not hold a key: one line of ASCII was expected")
         return text, source
@@ -278,14 +281,15 @@ class _DemoStream:
 
 
 @contextlib.contextmanager
-def _hiding(key: str | None) -> Iterator[None]:
-    """A service may repeat the key in its error: it is taken out before anybody sees it."""
+def _redacted(key: str | None) -> Iterator[None]:
+    """A service may repeat the key in its error: it is taken out before anybody sees it, however short it is."""
     try:
         yield
     except PeerError as exc:
-        if key is None or key not in exc.message:
+        message = redact(exc.message.replace(key, HIDDEN) if key is not None else exc.message)
+        if message == exc.message:
             raise
-        raise PeerError(exc.code, exc.message.replace(key, "…"), retry=exc.retry, **exc.data) from None
+        raise PeerError(exc.code, message, retry=exc.retry, **exc.data) from None
 
 
 def _read_key(path: str) -> str:

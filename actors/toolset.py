@@ -16,6 +16,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._log_context import add_log_context
 from actors._tally import Tally
 from engine import codec
 from engine.errors import CallerError, EngineError
@@ -160,6 +161,7 @@ class ToolsetActor(Actor):
     # ------------------------------------------------------------ calls
     async def _call(self, call: _Call) -> ToolResult:
         self._leases += 1
+        add_log_context(session_id=call.context.session_id, run_id=call.context.run_id)
         try:
             result = await self._answer(call)
             # Threads are for what would stall the loop; a result that fits is not worth one.

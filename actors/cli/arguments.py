@@ -114,6 +114,12 @@ def _serve(command: _Command) -> None:
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate with its chain (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
     parser.add_argument("--idle-exit", metavar="TIME", help="end by itself after this time without clients and runs")
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="how to log: for people, or one JSON object a line (text)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what to log (info)")
 
 

@@ -13,30 +13,32 @@ import trio
 
 from actors.cli.arguments import Arguments
 from actors.cli.exits import FAILED, USAGE, Exit
+from actors.cli.failures import explain
 from actors.cli.settings import read_config, seconds
 from actors.daemon import serve
+from actors.logs import logging_to
 from actors.places import data_dir
 
 
 def main(arguments: Arguments) -> int:
     config = read_config(arguments.config, **_overrides(arguments))
     idle_exit = None if arguments.idle_exit is None else seconds("--idle-exit", arguments.idle_exit)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     for chatty in ("trio-websocket", "httpx2", "httpcore2"):  # each frame, each request with its URL
         logging.getLogger(chatty).setLevel(logging.WARNING)
     work = partial(serve, config, data_dir=data_dir(arguments.data), idle_exit=idle_exit, on_ready=_say_ready)
-    try:
-        trio.run(work)
-    except OSError as exc:  # of the listening address or of the certificate files; the others have names of their own
-        where = f": {exc.filename}" if exc.filename else ""
-        raise Exit(USAGE, f"cannot serve at {config.listen}: {exc.strerror or exc}{where}") from exc
-    except ExceptionGroup:
-        logging.getLogger("greenroom").exception("the daemon has failed")
-        return FAILED
+    # Without standard error its number is free, and is that of some file by now.
+    descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    with logging_to(descriptor, arguments.log_format, config.log_level):
+        try:
+            trio.run(work)
+        except OSError as exc:  # of the listening address or of the certificate; the others have names of their own
+            where = f": {exc.filename}" if exc.filename else ""
+            raise Exit(USAGE, f"cannot serve at {config.listen}: {exc.strerror or exc}{where}") from exc
+        except Exception as exc:
+            if not isinstance(exc, ExceptionGroup) and explain(exc) is not None:
+                raise
+            logging.getLogger("greenroom").exception("the daemon has failed")
+            return FAILED
     return 0
 
 

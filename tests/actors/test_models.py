@@ -31,6 +31,7 @@ from engine.providers.base import (
     ToolInputDelta,
     UsageReported,
 )
+from engine.redaction import HIDDEN
 from engine.transcript.records import (
     AssistantMessage,
     Message,
@@ -282,7 +283,7 @@ async def test_a_key_that_is_refused_is_not_shown(server: ModelServer, provider:
     text = "!status code=401 message=bad_key_{key}"
     _, error = await failed(server, text, environ={"A_KEY": key}, api_key_env="A_KEY", provider=provider)
     assert "A_KEY" in error.message
-    assert f"bad key {'Bearer ' if provider == 'openai' else ''}…" in error.message
+    assert f"bad key {'Bearer ' if provider == 'openai' else ''}{HIDDEN}" in error.message
     assert key not in repr(error) + "".join(traceback.format_exception(error))
 
 
