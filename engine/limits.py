@@ -52,6 +52,9 @@ class Limits:
     message_characters: int = _bound(16_000, "characters", "one queued user message")
     queued_messages_max: int = _bound(10, "count", "user messages that wait in one session")
 
+    approval_timeout: float = _seconds(86_400, "a question to a person expires: told apart from a denial")
+    headless_grace: float = _seconds(5, "a client that reconnects has this long to attach before nobody can be asked")
+
     # --- transcript and store
     window_messages: int = _bound(200, "count", "messages of the tail that a step reads from the store")
     passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
@@ -75,6 +78,12 @@ class Limits:
     mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")
     tool_call_timeout: float = _seconds(120, "one tool call")
     processes_max: int = _bound(32, "count", "tool servers and shells at once: each is a program with its own memory")
+    shell_timeout: float = _seconds(120, "one shell command for which no other time is asked")
+    shell_timeout_max: float = _seconds(600, "longest time that may be asked for a shell command; jobs have none")
+    shell_jobs: int = _bound(8, "count", "background commands of one session, those that ended and were kept included")
+    preview_bytes: int = _bound(
+        64 * KIB, "bytes", "live output of one tool call in a second; what is more is not shown"
+    )
     toolset_start_timeout: float = _seconds(30, "start of a toolset")
     file_tool_bytes: int = _bound(10 * MIB, "bytes", "largest file that a content search opens")
     search_matches: int = _bound(1000, "count", "matches that one search returns before it stops and says so")
