@@ -7,6 +7,7 @@ is opened at the first call to a service and closed with `Models`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ from engine.providers.base import Decoder, ModelEvent, ModelRequest
 from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
 from engine.redaction import HIDDEN
+
+_log = logging.getLogger("greenroom.models")
 
 # After the finish reason the usage may still come, after the end of the answer only the end of the body.
 _AFTER_FINISH: Final = 2.0
@@ -65,6 +68,8 @@ class Models:
         tally: Tally | None = None,
     ) -> None:
         self._tally = tally or Tally()
+        for config in configs.values():  # before they are used: something else may show the environment
+            hide(environ.get(config.api_key_env or "", "").strip())
         self._configs = dict(configs)
         self._limits = limits
         self._environ = environ
@@ -115,6 +120,9 @@ class Models:
                 yield stream
         except PeerError as exc:
             self._tally.model_failures[name, exc.code] += 1
+            # The text is the service's, which may quote what it was sent.
+            _log.warning("a call of the model %s failed: %s", name, exc.code)
+            _log.debug("the model %s: %s", name, exc.message)
             raise
         finally:
             self._calls -= 1
