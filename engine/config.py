@@ -31,8 +31,14 @@ from engine.limits import MIB, Limits
 from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 
 DEMO: Final = "demo"  # the model that is always there
-# The built-in toolsets of this version with their tools.
-BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"files": ("read_file", "search_files")})
+# The built-in toolsets of this version with their tools, and those that are given unless others are listed: they
+# only read.
+BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"files": ("read_file", "search_files", "list_directory", "write_file", "edit_file")}
+)
+DEFAULT_TOOLS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"files": ("read_file", "search_files", "list_directory")}
+)
 
 # A file for people; beyond this it is something else.
 FILE_BYTES: Final = MIB
@@ -120,7 +126,8 @@ class ModelConfig:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ToolsetConfig:
-    """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`."""
+    """A toolset. `tools` absent means all that it has, of a built-in one DEFAULT_TOOLS; `call_timeout` absent means
+    `limits.tool_call_timeout`."""
 
     kind: Literal["builtin", "mcp"]
     tools: Annotated[tuple[ToolName, ...], _FEW] | None = None
@@ -163,7 +170,7 @@ class Config:
     default_model: str = DEMO
     models: Mapping[str, ModelConfig] = MappingProxyType({DEMO: ModelConfig(provider="demo")})
     toolsets: Mapping[str, ToolsetConfig] = MappingProxyType(
-        {name: ToolsetConfig(kind="builtin", tools=tools) for name, tools in BUILTIN_TOOLSETS.items()}
+        {name: ToolsetConfig(kind="builtin", tools=tools) for name, tools in DEFAULT_TOOLS.items()}
     )
     permissions: Permissions = Permissions()
     limits: Limits = attrs.field(factory=Limits)
@@ -255,7 +262,7 @@ def _build(file: _File, limits: Limits) -> Config:
 
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
     """The built-in toolset without what a rule denies: what is not there cannot be called."""
-    tools = BUILTIN_TOOLSETS[name] if toolset.tools is None else toolset.tools
+    tools = DEFAULT_TOOLS[name] if toolset.tools is None else toolset.tools
     whole = [rule for rule in denied if not rule.patterns]
     left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in whole))
     return attrs.evolve(toolset, tools=left)

@@ -1,4 +1,4 @@
-"""The built-in toolset `files`: reading and searching the session's folder, in worker threads of its own."""
+"""The built-in toolset `files`: the session's folder read, searched and written, in worker threads of its own."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ import trio
 
 from actors.toolset import FILE_THREADS, Preview
 from engine import codec
+from engine.config import DEFAULT_TOOLS
 from engine.limits import DEFAULT, Limits
+from engine.tools.edit import EDIT_FILE, EditFile, edit_file
+from engine.tools.list import LIST_DIRECTORY, ListDirectory, list_directory
 from engine.tools.read import READ_FILE, ReadFile, read_file
 from engine.tools.search import SEARCH_FILES, SearchFiles, search_files
 from engine.tools.spec import ToolContext, ToolResult, ToolSpec
+from engine.tools.write import WRITE_FILE, WriteFile, write_file
 
 _Work = Callable[..., ToolResult]  # (folder, input, checkpoint, limits)
 _TOOLS: Final[dict[str, tuple[ToolSpec, type[Any], _Work]]] = {
     "read_file": (READ_FILE, ReadFile, read_file),
     "search_files": (SEARCH_FILES, SearchFiles, search_files),
+    "list_directory": (LIST_DIRECTORY, ListDirectory, list_directory),
+    "write_file": (WRITE_FILE, WriteFile, write_file),
+    "edit_file": (EDIT_FILE, EditFile, edit_file),
 }
 
 
 class FilesToolset:
-    """`tools` are the names of those that it gives; None: all."""
+    """`tools` are the names of those that it gives; None: those that only read."""
 
     kind = "builtin"
 
     def __init__(self, tools: Sequence[str] | None = None, *, limits: Limits = DEFAULT) -> None:
-        self._tools = {name: tool for name, tool in _TOOLS.items() if tools is None or name in tools}
+        given = DEFAULT_TOOLS["files"] if tools is None else tools
+        self._tools = {name: tool for name, tool in _TOOLS.items() if name in given}
         self._limits = limits
         self._threads = trio.CapacityLimiter(FILE_THREADS)
 

@@ -10,11 +10,15 @@ Every refusal is CallerError("invalid_path") and names the path as it was asked 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, NoReturn
+
+import attrs
 
 from engine.errors import CallerError
 
@@ -65,6 +69,34 @@ def read_whole(folder: str, path: str, size_max: int) -> bytes:
     return data
 
 
+@attrs.frozen(slots=True)
+class Place:
+    """Where a file is or will be: a name in an open directory, and both as components below the folder."""
+
+    directory: int  # a descriptor, for its taker to close
+    name: str
+    names: tuple[str, ...]
+
+
+def open_place(folder: str, path: str, *, make: bool = True) -> Place:
+    """Where the file `path` of `folder` is to be written. With `make` it may be missing, and folders are made.
+
+    What stands at the place is a regular file, or with `make` nothing. Links are resolved, also the last one, so
+    that nothing is written through one to outside. The caller closes `directory`.
+    """
+    if path.endswith(("/", "/.")):
+        refuse(path, "names a folder, not a file")
+    walk = _Walk(folder, path)
+    try:
+        return walk.place(make=make)
+    except NotRegular as exc:
+        refuse(path, str(exc.strerror))
+    except OSError as exc:
+        refuse(path, (exc.strerror or type(exc).__name__).lower())
+    finally:
+        walk.close()
+
+
 def open_path(folder: str, path: str) -> tuple[int, tuple[str, ...]]:
     """A descriptor of the regular file or directory `path`, and where it really is: components below `folder`.
 
@@ -102,6 +134,12 @@ def open_directory(directory: int, name: str) -> int:
     return os.open(name, _DIRECTORY, dir_fd=directory)
 
 
+def shown(names: Iterable[str]) -> str:
+    """A path for people and models: what is not Unicode, and control characters (a line end would forge a line)."""
+    text = "/".join(names).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 def refuse(path: str, why: str) -> NoReturn:
     shown = path if len(path) <= _NAME_SHOWN else path[:_NAME_SHOWN] + "…"
     raise CallerError("invalid_path", f"{shown!r} {why}") from None
@@ -128,6 +166,20 @@ class _Walk:
             os.close(descriptor)
 
     def run(self) -> tuple[int, tuple[str, ...]]:
+        name = self._to_last(make=False)
+        if name is None:
+            return self._open.pop(), tuple(self._names)
+        return open_entry(self._open[-1], name), (*self._names, name)
+
+    def place(self, *, make: bool) -> Place:
+        name = self._to_last(make=make)
+        if name is None:
+            refuse(self._path, "is a directory")
+        return Place(self._open.pop(), name, (*self._names, name))
+
+    def _to_last(self, *, make: bool) -> str | None:
+        """Go to the folder of the last component, which is returned; None: it is a folder, and entered. With `make`
+        the last component may be missing, and folders are made."""
         while self._ahead:
             name = self._ahead.popleft()
             if name == "..":
@@ -136,19 +188,39 @@ class _Walk:
                 self._names.pop()
                 os.close(self._open.pop())
                 continue
-            mode = os.stat(name, dir_fd=self._open[-1], follow_symlinks=False).st_mode
+            mode = self._mode(name, make=make)
+            if mode is None:
+                return name
             if stat.S_ISLNK(mode):
                 self._follow(name)
             elif stat.S_ISDIR(mode):
-                if len(self._open) >= DEPTH_MAX:
-                    refuse(self._path, f"is more than {DEPTH_MAX} folders deep")
+                self._require_depth(len(self._open) + 1)
                 self._open.append(open_directory(self._open[-1], name))
                 self._names.append(name)
             elif self._ahead:
                 refuse(self._path, f"cannot exist: {name!r} is not a directory")
             else:
-                return open_entry(self._open[-1], name), (*self._names, name)
-        return self._open.pop(), tuple(self._names)
+                _require_regular(mode)
+                return name
+        return None
+
+    def _mode(self, name: str, *, make: bool) -> int | None:
+        """What stands at the name. A missing folder is made; None: the last component is missing, and may be."""
+        try:
+            return os.stat(name, dir_fd=self._open[-1], follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            if not make or ".." in self._ahead:
+                raise
+            if not self._ahead:
+                return None
+        self._require_depth(len(self._open) + len(self._ahead))  # before the first is made
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=self._open[-1])
+        return stat.S_IFDIR  # if it is something else by now, it cannot be opened as one
+
+    def _require_depth(self, depth: int) -> None:
+        if depth > DEPTH_MAX:
+            refuse(self._path, f"is more than {DEPTH_MAX} folders deep")
 
     def _follow(self, name: str) -> None:
         self._links += 1
@@ -191,9 +263,13 @@ def _parts(path: str) -> tuple[str, ...]:
 def _require_regular(mode: int) -> None:
     if stat.S_ISREG(mode):
         return
+    raise NotRegular(errno.EINVAL, f"is {kind(mode)}, not a regular file")
+
+
+def kind(mode: int) -> str:
+    """What is no regular file, in words."""
     kinds = (
         (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
         (stat.S_ISDIR, "a directory"), (stat.S_ISLNK, "a link"),
     )  # fmt: skip
-    kind = next((name for is_kind, name in kinds if is_kind(mode)), "something else")
-    raise NotRegular(errno.EINVAL, f"is {kind}, not a regular file")
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something else")

@@ -13,7 +13,7 @@ from engine.errors import CallerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.tools import paths
 from engine.tools.schema import input_schema
-from engine.tools.spec import ToolResult, ToolSpec
+from engine.tools.spec import Media, ToolResult, ToolSpec
 
 Checkpoint = Callable[[], None]  # raises when the call is cancelled
 
@@ -21,6 +21,13 @@ Checkpoint = Callable[[], None]  # raises when the call is cancelled
 BLOCK_BYTES: Final = 64 * KIB
 # A NUL in the first part of a file makes it binary (the rule of git and grep).
 SNIFF_BYTES: Final = 8 * KIB
+# What models take (the services of openai and anthropic); WebP has its mark behind a length.
+_IMAGES: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
 # Room for the last line of the result, which says what was not shown.
 _NOTE_ROOM: Final = 256
 
@@ -39,7 +46,7 @@ class ReadFile:
 READ_FILE: Final = ToolSpec(
     name="read_file",
     description="Read a text file of the session's folder. Long files come in parts: the last line of the result "
-    "says how to read on. Binary files are refused.",
+    "says how to read on. Small images are shown, other binary files are refused.",
     input_schema=input_schema(ReadFile),
 )
 
@@ -59,6 +66,8 @@ def read_file(folder: str, asked: ReadFile, checkpoint: Checkpoint, limits: Limi
         for block in blocks(descriptor, checkpoint):
             if not last and is_binary(block):
                 size = os.fstat(descriptor).st_size
+                if (mime := image_type(block)) is not None:
+                    return _image(descriptor, asked.path, mime, block, size, limits)
                 text = f"{asked.path!r} is a binary file of {size:,} bytes; only text can be read."
                 return ToolResult(text=text, is_error=True)
             before, feeds, last = feeds, feeds + block.count(b"\n"), block[-1:]
@@ -87,6 +96,27 @@ def blocks(descriptor: int, checkpoint: Checkpoint) -> Iterator[bytes]:
 
 def is_binary(head: bytes) -> bool:
     return b"\0" in head[:SNIFF_BYTES]
+
+
+def image_type(head: bytes) -> str | None:
+    """The MIME type of an image that models take, by its first bytes."""
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image/webp"
+    return next((mime for signature, mime in _IMAGES if head.startswith(signature)), None)
+
+
+def _image(descriptor: int, path: str, mime: str, head: bytes, size: int, limits: Limits) -> ToolResult:
+    """An image up to `limits.inline_media_bytes`, of which `head` has been read; of a larger one only a note."""
+    data = head
+    while len(data) <= limits.inline_media_bytes:
+        block = os.read(descriptor, limits.inline_media_bytes + 1 - len(data))
+        if not block:
+            name = os.path.basename(path)
+            text = f"{path!r} is an image: {mime}, {len(data):,} bytes."
+            return ToolResult(text=text, title=path, media=Media(mime=mime, name=name, data=data))
+        data += block
+    text = f"{path!r} is an image: {mime}, {size:,} bytes. It is not shown: the bound is {limits.inline_media_bytes:,}."
+    return ToolResult(text=text, title=path)
 
 
 def _after_feeds(block: bytes, feeds: int) -> int:

@@ -224,7 +224,7 @@ class _Search:
         if os.fstat(descriptor).st_size > self._limits.file_tool_bytes:
             self._skipped["too large"] += 1
             return
-        shown = _shown(names)
+        shown = paths.shown(names)
         before = len(self._found)
         held = b""  # an incomplete line, or the last part of a long one
         line = 1
@@ -294,12 +294,6 @@ def _ignored(rules: tuple[tuple[int, IgnoreRules], ...], names: tuple[str, ...],
         if said is not None:
             return said
     return False
-
-
-def _shown(names: tuple[str, ...]) -> str:
-    """A path for people and models: what is not Unicode, and control characters (a line end would forge a line)."""
-    text = "/".join(names).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

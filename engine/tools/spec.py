@@ -6,7 +6,7 @@ allows only `[A-Za-z0-9_-]{1,64}` it is `toolset__tool` (engine.tools.names).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 
@@ -42,15 +42,51 @@ class ToolContext:
 
 
 @attrs.frozen(slots=True, kw_only=True)
+class FileChange:
+    """A file that a call wrote, as a PatchPart says it. `path` is below the session's folder; `before` and `after` are
+    SHA-256 of the whole content in hex, `before` absent of a new file; `size` is the new one in bytes."""
+
+    path: str
+    before: str | None
+    after: str
+    size: int
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Media:
+    """An image that a call gave, at most `limits.inline_media_bytes`."""
+
+    mime: str
+    name: str
+    data: bytes = attrs.field(repr=False)
+
+
+class Whole(Protocol):
+    """All that a tool gave, on the disk: a spool file (engine.storage.spool), then a blob of the store. `hash` is its
+    SHA-256 in hex, `size` in bytes."""
+
+    @property
+    def handle(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class ToolResult:
     """What a call gave, already bounded (`limits.tool_result_bytes`, `.tool_result_lines`).
 
     `text` is what the model sees; with `is_error` it says what went wrong. `title` is one line for a person.
+    `whole` is there if `text` is head and tail of more; a spool file is the taker's to discard.
     """
 
     text: str
     title: str | None = None
     is_error: bool = False
+    whole: Whole | None = None
+    change: FileChange | None = None
+    media: Media | None = None
 
 
 @attrs.frozen(slots=True, kw_only=True)

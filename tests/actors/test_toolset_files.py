@@ -37,12 +37,29 @@ async def call(ref: ToolsetRef, folder: Path, tool: str, **input: object) -> Too
     return await ref.call(tool, codec.dump(input), context(folder))
 
 
-async def test_both_tools(ref: ToolsetRef, tmp_path: Path) -> None:
+async def test_the_tools_that_read(ref: ToolsetRef, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one\ntwo needle\n")
     assert await call(ref, tmp_path, "read_file", path="a") == ToolResult(text="one\ntwo needle", title="a")
     found = await call(ref, tmp_path, "search_files", pattern="needle", path=".")
     assert found.text == "a:2: two needle\n[1 match in 1 file; 1 file searched]" and found.title == "'needle' in ."
-    assert [spec.name for spec in await ref.specs()] == ["files.read_file", "files.search_files"]
+    assert (await call(ref, tmp_path, "list_directory")).text == "a (15)\n[1 entry]"
+    assert [spec.name for spec in await ref.specs()] == [
+        "files.read_file", "files.search_files", "files.list_directory"
+    ]  # fmt: skip
+
+
+async def test_tools_that_write(tmp_path: Path) -> None:
+    with trio.fail_after(DEADLINE):
+        async with open_actor(ToolsetActor(FilesToolset(["write_file", "edit_file"])), "files") as ref:
+            written = await call(ref, tmp_path, "write_file", path="new/a", content="one\n")
+            assert written.change is not None and (written.change.path, written.change.size) == ("new/a", 4)
+            edited = await call(ref, tmp_path, "edit_file", path="new/a", old_text="one", new_text="two")
+            assert edited.text == "--- new/a\n+++ new/a\n@@ -1,1 +1,1 @@\n-one\n+two"
+            assert edited.change is not None and edited.change.before == written.change.after
+            assert (tmp_path / "new" / "a").read_text() == "two\n"
+            assert (await call(ref, tmp_path, "read_file", path="new/a")).is_error
+            refused = await call(ref, tmp_path, "write_file", path="../a", content="x")
+            assert refused.text == "files.write_file: '../a' leads out of the session's folder"
 
 
 async def test_mistakes_are_results(ref: ToolsetRef, tmp_path: Path) -> None:

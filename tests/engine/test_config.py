@@ -63,7 +63,7 @@ def test_no_file_gives_the_demo_model_and_the_file_tools() -> None:
     assert config == Config()
     assert (config.default_model, str(config.listen), config.durability) == ("demo", "127.0.0.1:8765", "full")
     assert config.models["demo"].provider == "demo"
-    assert config.toolsets["files"].tools == ("read_file", "search_files")
+    assert config.toolsets["files"].tools == ("read_file", "search_files", "list_directory")
     assert config.limits == Limits()
     assert config.tls is None and not config.insecure
 
@@ -275,10 +275,23 @@ def test_toolsets_that_this_version_does_not_have() -> None:
 
 
 def test_a_denied_tool_is_not_given() -> None:
-    assert parse('[permissions]\ndeny = ["files.read_file"]').toolsets["files"].tools == ("search_files",)
+    assert parse('[permissions]\ndeny = ["files.read_file"]').toolsets["files"].tools == (
+        "search_files",
+        "list_directory",
+    )
     assert parse('[permissions]\ndeny = ["files"]').toolsets["files"].tools == ()
-    assert parse('[permissions]\ndeny = ["files.read*"]').toolsets["files"].tools == ("search_files",)
-    assert parse('[permissions]\ndeny = ["files.read"]').toolsets["files"].tools == ("read_file", "search_files")
+    assert parse('[permissions]\ndeny = ["files.read*"]').toolsets["files"].tools == ("search_files", "list_directory")
+    assert parse('[permissions]\ndeny = ["files.read"]').toolsets["files"].tools == (
+        "read_file",
+        "search_files",
+        "list_directory",
+    )
+
+
+def test_tools_that_write_are_given_to_who_lists_them() -> None:
+    listed = '[toolsets.files]\nkind = "builtin"\ntools = ["write_file", "edit_file", "read_file"]'
+    assert parse(listed).toolsets["files"].tools == ("write_file", "edit_file", "read_file")
+    assert parse('[toolsets.files]\nkind = "builtin"').toolsets["files"].tools == Config().toolsets["files"].tools
 
 
 def test_rules_that_this_version_could_not_keep_are_refused() -> None:

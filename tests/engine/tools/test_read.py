@@ -11,7 +11,7 @@ from engine import codec
 from engine.errors import CallerError
 from engine.limits import MIB, Limits
 from engine.tools.read import BLOCK_BYTES, READ_FILE, ReadFile, read_file
-from engine.tools.spec import ToolResult
+from engine.tools.spec import Media, ToolResult
 
 SMALL = Limits(tool_result_bytes=1256, tool_result_lines=11)  # 1,000 bytes and 10 lines beside the note
 
@@ -164,3 +164,50 @@ def test_the_schema_is_what_is_accepted() -> None:
         ("offset", "expected 1 or more"),
         ("path", "expected a string, not an integer"),
     ]
+
+
+# ------------------------------------------------------------------ images
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+
+
+@pytest.mark.parametrize(
+    ("head", "mime"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "image/jpeg"),
+        (b"GIF89a\x01\0\x01\0", "image/gif"),
+        (b"GIF87a\x01\0\x01\0", "image/gif"),
+        (b"RIFF\x1a\0\0\0WEBPVP8L", "image/webp"),
+    ],
+)
+def test_an_image_is_given_as_it_is(tmp_path: Path, head: bytes, mime: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(head)
+    result = read(tmp_path, "sub/a.png")
+    assert result.media == Media(mime=mime, name="a.png", data=head)
+    assert result.text == f"'sub/a.png' is an image: {mime}, {len(head)} bytes."
+    assert not result.is_error
+
+
+@pytest.mark.parametrize("content", [b"RIFF\x1a\0\0\0WAVEfmt ", b"\0PNG", b"BM\0\0", b"x" + PNG])
+def test_other_binary_files_are_no_images(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path, content)
+    result = read(tmp_path)
+    assert result.is_error and result.media is None
+
+
+def test_a_text_that_begins_like_an_image(tmp_path: Path) -> None:
+    write(tmp_path, "GIF89a is a format\n")
+    assert read(tmp_path) == ToolResult(text="GIF89a is a format", title="file")
+
+
+def test_an_image_at_the_bound_and_one_byte_past(tmp_path: Path) -> None:
+    whole = PNG + b"\0" * (64 * 1024 - len(PNG))
+    write(tmp_path, whole)
+    media = read(tmp_path, limits=Limits()).media
+    assert media is not None and media.data == whole
+    write(tmp_path, whole + b"\0")
+    result = read(tmp_path, limits=Limits())
+    assert result == ToolResult(
+        text="'file' is an image: image/png, 65,537 bytes. It is not shown: the bound is 65,536.", title="file"
+    )
