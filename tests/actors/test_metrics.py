@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import trio
 from prometheus_client import REGISTRY
@@ -119,3 +122,20 @@ def test_a_tally_is_shown_whole_under_known_names() -> None:
     tally.model_seconds["local"].observe(0.5)
     assert shown["greenroom_model_calls_total"] == {("local",): 5}
     assert sum(shown["greenroom_model_call_duration_seconds"]["local",].counts) == 1  # type: ignore[index]
+
+
+def test_the_document_has_every_name() -> None:
+    document = (Path(__file__).parents[2] / "actors" / "METRICS.md").read_text()
+    rows = re.findall(r"^\| `(greenroom_\w+)` \| (\w+) \| (.*?) ?\| (.+) \|$", document, re.MULTILINE)
+    assert [(name, kind, labels, says) for name, kind, labels, says in rows] == [
+        (metric.name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for metric in METRICS
+    ]
+    (process,) = re.findall(r"as prometheus-client names them: (.+)\.$", document, re.MULTILINE)
+    assert tuple(re.findall(r"`(\w+)`", process)) == PROCESS_METRICS
+    labels = {label for metric in METRICS for label in metric.labels}
+    explained = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \|$", document, re.MULTILINE)
+    assert {label for row in explained for label in re.findall(r"`(\w+)`", row)} == labels
+    names = {metric.name for metric in METRICS} | set(PROCESS_METRICS)
+    for name in re.findall(r"(?:greenroom|process)_\w+", document):
+        assert name in names or name.removesuffix("_bucket") in names, name
