@@ -101,7 +101,6 @@ async def open_link(started: Callable[[Link], None]) -> Link:
                 [sys.executable, "-I", "-S", "-c", _MAIN, str(Path(__file__).parent)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C at the terminal is for the daemon
                 env={name: os.environ[name] for name in _LIBRARIES if name in os.environ},
             )

@@ -377,6 +377,8 @@ class Guard:
             clean = Keeper(request, descriptors, orders, self.daemon).run()
         except OSError as exc:
             report(self.daemon, f'"id":{request[0]},"failed":{exc.errno},"where":"fork"')
+        except BaseException:  # noqa: BLE001 - a defect
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(not clean)
 
@@ -411,10 +413,11 @@ class Guard:
 
 
 def main() -> None:
+    # No descriptor that comes can have the number of one of the standard streams. Standard error stays the daemon's.
+    while (null := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
     daemon = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):  # no descriptor that comes can have the number of one of the three
-        os.dup2(null, number)
+    os.dup2(null, 0)
     os.close(null)
     # What ends the daemon must not end its guard first. A handler, unlike SIG_IGN, is not inherited by programs.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

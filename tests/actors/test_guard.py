@@ -142,6 +142,25 @@ async def test_no_more_than_the_limit_at_once() -> None:
         assert guard.statistics().spawned == 3
 
 
+@pytest.mark.parametrize("python", ["/no/python", "/bin/false"])
+async def test_a_guard_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    why = {"/no/python": "No such file or directory", "/bin/false": "the guard of child processes died"}
+    async with guarded() as guard:
+        await (await shell(guard, "true")).aclose()
+        os.kill(await guard_pid(guard), signal.SIGKILL)
+        await until(lambda: guard.statistics().pid is None)
+        before = descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", python)
+            for _ in range(2):
+                with pytest.raises(PeerError) as caught:
+                    await shell(guard, "true")
+                assert caught.value.message == f"'sh' cannot be started: {why[python]}"
+        await until(lambda: descriptors() == before)
+        async with await shell(guard, "exit 4") as process:
+            assert (await process.wait()).code == 4
+
+
 # ------------------------------------------------------------ ends
 async def test_a_program_may_end_in_its_own_way_at_sigterm() -> None:
     async with guarded() as guard:
