@@ -67,11 +67,13 @@ async def serve(
                 daemon.announce(composition)
                 _settle_memory()
                 daemon.ready(composition)
+                _log.info("greenroom %s is ready at %s", VERSION, daemon.url)
                 on_ready(daemon.url)
                 await daemon.wait(composition, signals, idle_exit)
                 await daemon.drain(composition, signals)
             finally:
                 remove_daemon_file(data_dir, os.getpid())
+    _log.info("ended")
 
 
 def _settle_memory() -> None:
