@@ -11,8 +11,9 @@ the spool's own, so that a disk that hangs holds up nobody who does not write to
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
@@ -72,6 +73,17 @@ class Spools:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+@contextlib.asynccontextmanager
+async def open_spools(folder: Path, limits: Limits = DEFAULT) -> AsyncIterator[Spools]:
+    """The spool of a data directory while the block runs: empty before and after. Raises PeerError disk_full."""
+    spools = Spools(folder, limits)
+    await spools.open()
+    try:
+        yield spools
+    finally:
+        await spools.aclose()
 
 
 class ToolsetSpool:

@@ -15,13 +15,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import attrs
 import trio
 
 from actors._disk import Disk
 from engine import ids
+from engine.errors import PeerError
 from engine.storage import attachments
 from engine.storage.blobs import Blobs
 from engine.storage.spool import SpoolFile
+from engine.tools.spec import ToolResult
 from engine.transcript.records import Blob
 
 T = TypeVar("T")
@@ -102,6 +105,20 @@ class Pins:
     def __init__(self, keeper: BlobKeeper) -> None:
         self._keeper = keeper
         self._hashes: list[str] = []
+
+    async def keep(self, result: ToolResult) -> ToolResult:
+        """The result with its whole output as a blob, or without it and saying so if the disk refuses."""
+        if not isinstance(result.whole, SpoolFile):
+            return result
+        try:
+            await self.take(result.whole)
+        except PeerError as exc:
+            # The line that says where the whole is (engine.tools.output) is longer than this one.
+            note = f"[The whole output could not be kept because {exc.message}]"
+            lines = result.text.split("\n")
+            text = "\n".join(note if result.whole.handle in line else line for line in lines)
+            return attrs.evolve(result, text=text, whole=None)
+        return result
 
     async def take(self, file: SpoolFile) -> Blob:
         """Make the file a blob. Raises PeerError disk_full; the file is discarded in any case.

@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from actors._actor import Actor, open_actor
+from actors._spool import Spools, open_spools
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
 from actors._tally import Tally
 from actors.models import Models
@@ -87,8 +88,11 @@ async def open_composition(
     sys.setswitchinterval(SWITCH_INTERVAL)
     with lock.hold(folder):
         tally = Tally()
-        async with Models(config.models, config.limits, tally=tally) as models:
-            toolsets = make_toolsets(config, functions)
+        async with (
+            open_spools(folder, config.limits) as spools,
+            Models(config.models, config.limits, tally=tally) as models,
+        ):
+            toolsets = make_toolsets(config, functions, spools)
             # Factories run when their child is started, and again when it is restarted: they look Refs up then.
             refs: list[SupervisorRef] = []
 
@@ -140,19 +144,25 @@ async def open_composition(
                         await root.stop(SHUTDOWN)
 
 
-def make_toolsets(config: Config, functions: Sequence[Callable[..., Any]]) -> dict[str, Callable[[], Actor]]:
+def make_toolsets(
+    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools
+) -> dict[str, Callable[[], Actor]]:
     """How to make each configured toolset's actor, by name."""
     limits = config.limits
     made: dict[str, Callable[[], Actor]] = {}
     for name, chosen in config.toolsets.items():
         made[name] = functools.partial(
-            lambda chosen: ToolsetActor(
-                FilesToolset(chosen.tools, limits=limits), limits=limits, call_timeout=chosen.call_timeout
+            lambda name, chosen: ToolsetActor(
+                FilesToolset(chosen.tools, limits=limits),
+                limits=limits,
+                call_timeout=chosen.call_timeout,
+                spool=spools.of_toolset(name),
             ),
+            name,
             chosen,
         )
     if functions:
         # Made here, so that a function that cannot be a tool is refused at once and by its name.
         toolset = FunctionsToolset(functions, limits=limits)
-        made[FUNCTIONS] = lambda: ToolsetActor(toolset, limits=limits)
+        made[FUNCTIONS] = lambda: ToolsetActor(toolset, limits=limits, spool=spools.of_toolset(FUNCTIONS))
     return made

@@ -132,6 +132,7 @@ class Run(Actor):
         self._message = message
         self._journal = journal
         self._on_settled = on_settled
+        self._pins = services.store.pins()
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._settling = False
@@ -183,6 +184,7 @@ class Run(Actor):
             if not self._feed.ended:
                 self._journal.discard()
                 self._finish(self._record(lost, self._feed.log.last_seq + 1), stored=False)
+            self._pins.release()
             self._settled.set()
             self.cell.finish("settled")
 
@@ -314,6 +316,7 @@ class Run(Actor):
                 session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
             )
             result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
+            result = await self._pins.keep(result)
             await self._progress.apply(turn.end_call(part, result, self._services.now_ms()))
 
     # ------------------------------------------------------------ for watchers that come too late

@@ -16,12 +16,12 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
-from actors._log_context import add_log_context
+from actors._spool import ToolsetSpool
 from actors._tally import Tally
 from engine import codec
 from engine.errors import CallerError, EngineError
-from engine.limits import DEFAULT, KIB, MIB, Limits
-from engine.tools.cut import HeadTail, cut_text
+from engine.limits import DEFAULT, KIB, Limits
+from engine.tools.cut import HeadTail, cut_text, utf8
 from engine.tools.spec import ToolContext, ToolLine, ToolResult, ToolsetState, ToolsetStatus, ToolSpec
 from engine.transcript.records import Failure
 
@@ -33,8 +33,8 @@ Preview = Callable[[str], None]  # takes live output of a call; bounded by the r
 _ERROR_BYTES: Final = 2 * KIB
 _ERROR_LINES: Final = 20
 _TITLE_CHARACTERS: Final = 200
-# A result larger than this is cut in a thread: on the loop it would be felt (about 1 ms per MiB).
-_CUT_IN_THREAD: Final = MIB
+# Of a long result as much is cut between two looks at the loop: a tenth of a millisecond.
+_PIECE_CHARACTERS: Final = 64 * KIB
 # Small file work for others than tools at the same time; two cores and one disk serve no more.
 FILE_THREADS: Final = 8
 
@@ -98,12 +98,20 @@ class _Status:
 
 
 class ToolsetActor(Actor):
-    """`call_timeout` in seconds stands in for the limit; `restarts` tells how often it was started before."""
+    """`call_timeout` in seconds stands in for the limit; `restarts` tells how often it was started before. `spool` is
+    the toolset's, and emptied at the end; without one nothing of a long result is kept but head and tail."""
 
     def __init__(
-        self, toolset: Toolset, *, limits: Limits = DEFAULT, call_timeout: float | None = None, restarts: int = 0
+        self,
+        toolset: Toolset,
+        *,
+        limits: Limits = DEFAULT,
+        call_timeout: float | None = None,
+        restarts: int = 0,
+        spool: ToolsetSpool | None = None,
     ) -> None:
         self._toolset = toolset
+        self._spool = spool
         self._limits = limits
         self._call_timeout = call_timeout or limits.tool_call_timeout
         self._restarts = restarts
@@ -156,25 +164,32 @@ class ToolsetActor(Actor):
             await self._toolset.close()
         except Exception:  # noqa: BLE001 - the end of an actor is not kept up by what it used
             _log.exception("%s could not be closed", self.cell.path)
+        if self._spool is not None:
+            await self._spool.aclose()
         self._state = "stopped"
 
     # ------------------------------------------------------------ calls
     async def _call(self, call: _Call) -> ToolResult:
         self._leases += 1
-        add_log_context(session_id=call.context.session_id, run_id=call.context.run_id)
         try:
             result = await self._answer(call)
-            # Threads are for what would stall the loop; a result that fits is not worth one.
-            if len(result.text) > _CUT_IN_THREAD:
-                text = await trio.to_thread.run_sync(cut_text, result.text, self._limits)
-            else:
-                text = cut_text(result.text, self._limits)
             title = result.title if result.title is None else result.title[:_TITLE_CHARACTERS]
-            return attrs.evolve(result, text=text, title=title)
+            return attrs.evolve(await self._bounded(result), title=title)
         finally:
             self._leases -= 1
             if not self._leases and self._stopping:
                 self._idle.set()
+
+    async def _bounded(self, result: ToolResult) -> ToolResult:
+        """The result as a model sees it, the whole kept if that is more."""
+        if result.whole is not None or self._spool is None:  # what has a whole was cut when that was made
+            return attrs.evolve(result, text=cut_text(result.text, self._limits))
+        async with self._spool.output() as output:
+            for begin in range(0, len(result.text), _PIECE_CHARACTERS):
+                await output.feed(utf8(result.text[begin : begin + _PIECE_CHARACTERS]))
+                await trio.lowlevel.checkpoint()
+            collected = await output.finish()
+        return attrs.evolve(result, text=collected.text, whole=collected.whole)
 
     async def _answer(self, call: _Call) -> ToolResult:
         name = self._full(call.tool)

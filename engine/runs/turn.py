@@ -48,6 +48,7 @@ from engine.tools.spec import ToolResult
 from engine.transcript.records import (
     NO_USAGE,
     AssistantMessage,
+    Blob,
     Failure,
     Finish,
     PartKind,
@@ -282,12 +283,14 @@ class Turn:
         return call.part, self._call_ended(call.part)
 
     def end_call(self, part: ToolPart, result: ToolResult, now: int) -> Step:
-        """The call's one result."""
+        """The call's one result. Its whole output is a blob by now."""
         call = self._call(part)
+        whole = result.whole and Blob(handle=result.whole.handle, hash=result.whole.hash, size=result.whole.size)
+        ended = {"title": result.title, "whole": whole, "finished_at": now}
         if result.is_error:
-            call.part = advance(call.part, "error", error=result.text, title=result.title, finished_at=now)
+            call.part = advance(call.part, "error", error=result.text, **ended)
         else:
-            call.part = advance(call.part, "completed", output=result.text, title=result.title, finished_at=now)
+            call.part = advance(call.part, "completed", output=result.text, **ended)
         return self._call_ended(call.part)
 
     def _call_ended(self, part: ToolPart) -> Step:

@@ -55,7 +55,7 @@ class HeadTail:
         """Take the next piece of the output, of any size."""
         for begin in range(0, len(data), _PIECE):
             piece = data[begin : begin + _PIECE]
-            self._take(_utf8(piece if isinstance(piece, str) else self._decoder.decode(piece)))
+            self._take(utf8(piece if isinstance(piece, str) else self._decoder.decode(piece)))
 
     @property
     def fits(self) -> bool:
@@ -136,7 +136,8 @@ def _marker(lines: int, size: int) -> str:
     return f"[… {lines:,} line{'' if lines == 1 else 's'}, {size:,} byte{'' if size == 1 else 's'} cut …]"
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """The text as UTF-8, each half of a surrogate pair that stands alone as U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:  # lone surrogates

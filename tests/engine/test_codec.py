@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import codec
 from engine.codec import Check, DecodeError
 from engine.runs.record import Run
-from engine.transcript.records import KINDS, Failure, Usage
+from engine.transcript.records import KINDS, Blob, Failure, Usage
 from engine.transcript.session import Session
 
 
@@ -186,6 +186,7 @@ def test_every_part_comes_back_as_it_was(kind: type[Any]) -> None:
         "input": b'{"a":[1]}',
         "state": "running",
         "finish": "stop",
+        "whole": Blob(handle="out_1", hash="0" * 64, size=10**12),
     }
     numbers = {"turn", "size", "attempt", "delay_ms", "started_at", "finished_at"}
     full = {f.name: values.get(f.name, 3 if f.name in numbers else "x") for f in attrs.fields(kind)}

@@ -1,0 +1,198 @@
+"""Outputs of tools that are longer than a model is shown: kept whole with their session, and gone with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from engine.limits import MIB
+from engine.storage import blobs, spool
+from tests.actors.scripted import Stage, Staged, staged
+from tests.actors.test_run import finished
+
+__all__ = ["staged"]
+
+TEXT = "".join(f"line {number}: é漢😀\n" for number in range(100_000))
+MOST = 8192  # of a result: it fits the window of the model here
+SIZE = len(TEXT.encode())
+
+
+def long() -> str:
+    """Gives much."""
+    return TEXT
+
+
+def broken() -> str:
+    """Fails at length."""
+    raise RuntimeError(TEXT)
+
+
+async def called(stage: Stage, tool: str = "functions__long") -> tuple[str, dict[str, Any]]:
+    """A session with one call of the tool, and the call's part as clients see it."""
+    run, call = await stage.begin()
+    call.tools((tool, "{}"))
+    following = await stage.models.call()
+    (part,) = [part for part in following.request.messages[-1].parts if hasattr(part, "call_id")]
+    assert len((part.output or part.error).encode()) <= MOST
+    following.text("done")
+    following.end()
+    await finished(stage, run)
+    session_id = await stage.session_of(run)
+    (shown,) = [part for message in await stage.messages(session_id) for part in message["parts"] if "tool" in part]
+    return session_id, shown
+
+
+async def whole(stage: Stage, handle: str) -> str:
+    text, offset = "", 0
+    while True:
+        piece = await stage.store.read_output(handle, offset, 65_536)
+        assert piece.total == SIZE
+        text += piece.text
+        if piece.next_offset is None:
+            return text
+        offset = piece.next_offset
+
+
+def files(data: Path, folder: str) -> list[str]:
+    return [name for _, _, names in os.walk(data / folder) for name in names]
+
+
+async def test_a_long_output_is_kept_whole_and_goes_with_its_session(staged: Staged, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        first, shown = await called(stage)
+        handle = shown["output_more"]["handle"]
+        assert shown["output_more"]["bytes"] == SIZE
+        assert shown["output"].startswith("line 0: é漢😀\n")
+        assert await whole(stage, handle) == TEXT
+        second, again = await called(stage)
+        assert again["output_more"]["handle"] != handle
+        assert len(files(data, "blobs")) == 1  # equal content
+        assert files(data, "spool") == []
+        await stage.registry.delete_session(first)
+        assert await whole(stage, again["output_more"]["handle"]) == TEXT
+        await stage.registry.delete_session(second)
+        while files(data, "blobs"):
+            await trio.lowlevel.checkpoint()
+    assert files(data, "blobs") == files(data, "spool") == []
+    assert not (data / "spool").exists()
+
+
+async def test_it_is_there_after_a_restart(staged: Staged) -> None:
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        _, shown = await called(stage)
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        assert await whole(stage, shown["output_more"]["handle"]) == TEXT
+
+
+async def test_an_output_of_exactly_the_bound_needs_no_file(staged: Staged, tmp_path: Path) -> None:
+    def exact() -> str:
+        """Gives as much as is shown."""
+        return "x" * MOST
+
+    def more() -> str:
+        """Gives a byte more."""
+        return "x" * (MOST + 1)
+
+    async with staged(tools=[exact, more], tool_result_bytes=MOST) as stage:
+        _, shown = await called(stage, "functions__exact")
+        assert "output_more" not in shown
+        assert files(tmp_path / "data", "blobs") == []
+        _, shown = await called(stage, "functions__more")
+        assert shown["output_more"]["bytes"] == MOST + 1
+        assert len(files(tmp_path / "data", "blobs")) == 1
+
+
+@pytest.mark.parametrize("failing", [1, 2, 9])
+async def test_a_disk_that_refuses_a_write_fails_no_call(
+    staged: Staged, tmp_path: Path, failing: int, monkeypatch: Any
+) -> None:
+    done = 0
+    real = os.write
+
+    def write(descriptor: int, data: Any) -> int:
+        nonlocal done
+        done += isinstance(data, memoryview)
+        if done == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(spool.os, "write", write)
+            _, shown = await called(stage)
+        await refused(stage, shown, tmp_path / "data")
+
+
+async def test_a_disk_that_refuses_to_make_it_a_blob_fails_no_call(
+    staged: Staged, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(blobs.os, "rename", refuse)
+            _, shown = await called(stage)
+        await refused(stage, shown, tmp_path / "data")
+
+
+async def refused(stage: Stage, shown: dict[str, Any], data: Path) -> None:
+    assert shown["state"] == "completed"
+    assert "output_more" not in shown
+    assert shown["output"].startswith("line 0: é漢😀\n")
+    last = shown["output"].splitlines()[-1]
+    assert last.endswith("could not be kept because the disk refuses it (No space left on device)]")
+    assert files(data, "blobs") == files(data, "spool") == []
+
+
+async def test_a_run_that_is_stopped_before_its_result_is_stored_leaves_no_blob(staged: Staged, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        run, call = await stage.begin()
+        call.tools(("functions__long", "{}"))
+        while not files(data, "blobs"):
+            await trio.lowlevel.checkpoint()
+        await run.stop()
+        (part,) = [
+            part
+            for message in await stage.messages(await stage.session_of(run))
+            for part in message["parts"]
+            if "tool" in part
+        ]
+        if part["state"] == "completed":
+            assert await whole(stage, part["output_more"]["handle"]) == TEXT
+        else:
+            while files(data, "blobs"):
+                await trio.lowlevel.checkpoint()
+
+
+async def test_many_sessions_leave_nothing(staged: Staged, tmp_path: Path) -> None:
+    count = 0
+
+    def other() -> str:
+        """Gives something else each time."""
+        nonlocal count
+        count += 1
+        return f"{count}\n" * 60_000
+
+    async with staged(tools=[other], tool_result_bytes=MOST) as stage:
+        sessions = [(await called(stage, "functions__other"))[0] for _ in range(20)]
+        assert len(files(tmp_path / "data", "blobs")) == 20
+        for session_id in sessions:
+            await stage.registry.delete_session(session_id)
+        while files(tmp_path / "data", "blobs"):
+            await trio.lowlevel.checkpoint()
+        assert files(tmp_path / "data", "spool") == []
+
+
+async def test_an_exception_is_cut_to_its_sentence(staged: Staged, tmp_path: Path) -> None:
+    async with staged(tools=[broken]) as stage:
+        _, shown = await called(stage, "functions__broken")
+        assert len(shown["error"]) < MIB // 100
+        assert files(tmp_path / "data", "blobs") == []
