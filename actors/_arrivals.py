@@ -3,8 +3,8 @@
 A wake-up of the loop for one socket costs about as much as all that is done with the bytes: the system call, a pass
 of the scheduler, cold caches. So sockets that stream are watched by a selector of their own, which is one descriptor
 to the loop, and one task looks at it: at once while there is little to read, and under load only every few
-milliseconds, so that those who have something are woken together. Where the system has no epoll each socket is
-waited for on its own.
+milliseconds, so that those who have something are woken together. Their silence is found by looking now and then, so
+that no wait needs a deadline of its own. Where the system has no epoll each socket is waited for on its own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ READS_PER_SECOND: Final = 2500
 GATHER_MAX: Final = 0.1
 # The rate is measured over windows of this many seconds.
 _WINDOW: Final = 0.1
+# Silence is found so much too late at the most, as a part of it.
+_SILENCE_PART: Final = 1 / 8
 
 
 class Pace:
@@ -64,12 +66,15 @@ def _share(value: float, low: float, high: float) -> float:
 
 
 class Arrivals:
-    """See the module. Made without I/O; `run` is the task, `close` frees the descriptor when it has ended."""
+    """See the module. A socket is silent that brings nothing for `silence` seconds while it is waited for. Made
+    without I/O; `run` is the task, `close` frees the descriptor when it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float) -> None:
         self.pace = Pace()
+        self.silence = silence
         self._epoll = select.epoll() if sys.platform == "linux" else None
         self._watched: dict[int, Arrival] = {}
+        self._next_look = -math.inf
 
     def watch(self, descriptor: int) -> Arrival:
         """Begin to watch a socket. To be closed before the socket is. Raises trio.ClosedResourceError."""
@@ -90,15 +95,26 @@ class Arrivals:
         epoll = self._epoll
         if epoll is None:
             await trio.sleep_forever()
+        gather = 0.0
         while True:
-            await trio.lowlevel.wait_readable(epoll.fileno())
-            while ready := epoll.poll(0):
-                for descriptor, events in ready:
-                    self._watched[descriptor].ring(ended=events != select.EPOLLIN)
-                gather = self.pace.gather(trio.current_time())
-                if gather <= 0:
-                    break
+            if gather > 0:
                 await trio.sleep(gather)
+            else:
+                with trio.move_on_after(self.silence * _SILENCE_PART):
+                    await trio.lowlevel.wait_readable(epoll.fileno())
+            ready = epoll.poll(0)
+            for descriptor, events in ready:
+                self._watched[descriptor].ring(ended=events != select.EPOLLIN)
+            now = trio.current_time()
+            self._look(now)
+            gather = self.pace.gather(now) if ready else 0.0
+
+    def _look(self, now: float) -> None:
+        """Wake those whose socket is silent."""
+        if now >= self._next_look:
+            self._next_look = now + self.silence * _SILENCE_PART
+            for arrival in self._watched.values():
+                arrival.look(now - self.silence)
 
     def _forget(self, arrival: Arrival) -> None:
         del self._watched[arrival.descriptor]
@@ -109,7 +125,7 @@ class Arrivals:
 class Arrival:
     """One socket that is watched. One task may wait."""
 
-    __slots__ = ("_arrivals", "_arrived", "_ended", "_task", "descriptor")
+    __slots__ = ("_arrivals", "_arrived", "_ended", "_since", "_task", "descriptor")
 
     def __init__(self, arrivals: Arrivals, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -117,17 +133,21 @@ class Arrival:
         self._arrived = False
         self._ended = False  # the peer sends no more: there is something to read until the end was read
         self._task: trio.lowlevel.Task | None = None
+        self._since = 0.0  # when the wait began
 
     async def wait(self) -> None:
         """Return when something may have arrived since the last wait returned: the socket is to be read until it has
-        nothing more. No checkpoint if that has happened already. Raises trio.ClosedResourceError."""
+        nothing more. No checkpoint if that has happened already. Raises trio.TooSlowError for a silent socket,
+        trio.ClosedResourceError."""
         if self._arrivals is None:
             raise trio.ClosedResourceError("the socket is closed")
         if self._arrivals._epoll is None:
-            await trio.lowlevel.wait_readable(self.descriptor)
+            with trio.fail_after(self._arrivals.silence):
+                await trio.lowlevel.wait_readable(self.descriptor)
             return
         if not self._arrived:
             assert self._task is None, "two tasks wait for one socket"
+            self._since = trio.current_time()
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         self._arrived = self._ended
@@ -136,6 +156,11 @@ class Arrival:
         self._arrived = True
         self._ended = self._ended or ended
         self._wake(outcome.Value(None))
+
+    def look(self, before: float) -> None:
+        """Wake who waits since then or longer."""
+        if self._since <= before:
+            self._wake(outcome.Error(trio.TooSlowError()))
 
     def close(self) -> None:
         """Stop watching; who waits gets trio.ClosedResourceError. Idempotent."""

@@ -38,26 +38,29 @@ _READ: Final = 64 * KIB
 
 
 class HttpAnswer:
-    """A response whose head has arrived. Closed by the `post` that gave it."""
+    """A response whose head has arrived. Closed by the `post` that gave it. Silent without a byte for `silence`
+    seconds."""
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: httpx2.Response, silence: float) -> None:
         self.status: int = response.status_code
         self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
         self._stream: _Stream = response.extensions["network_stream"]
         self._chunks = response.aiter_raw()
+        self._silence = silence
 
     async def receive(self) -> bytes:
-        """The next bytes of the body as they arrive, empty at its end. Raises PeerError if the connection breaks.
-        After an error or a cancellation the connection is closed and this may not be called again."""
-        if self._stream.body_taken:
-            try:
-                if data := await self._stream.receive_body():
-                    return data
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise _cut() from None
-        with _translated():
-            # Of a body that was taken the library sees the end, which frees the connection for the next request.
-            return await anext(self._chunks, b"")  # it gives no empty chunks
+        """The next bytes of the body as they arrive, empty at its end. Raises PeerError if the connection breaks or is
+        silent. After an error or a cancellation the connection is closed and this may not be called again."""
+        try:
+            if self._stream.body_taken and (data := await self._stream.receive_body()):
+                return data
+            with _translated():
+                # Of a body that was taken the library sees the end, which frees the connection for the next request.
+                return await anext(self._chunks, b"")  # it gives no empty chunks
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _cut() from None
+        except trio.TooSlowError:
+            raise silent(self._silence) from None
 
     async def close(self) -> None:
         """Close the connection. The library's generators are made to meet that, so that none of them is left half
@@ -84,7 +87,7 @@ class HttpClient:
         self._threads = trio.CapacityLimiter(1)
         self._client: httpx2.AsyncClient | None = None
         self._closed = False
-        self.arrivals = Arrivals()
+        self.arrivals = Arrivals(limits.progress_timeout)
 
     async def run(self) -> NoReturn:
         await self.arrivals.run()
@@ -104,7 +107,7 @@ class HttpClient:
         try:
             with _translated():
                 response = await client.send(request, stream=True)
-            answer = HttpAnswer(response)
+            answer = HttpAnswer(response, self._limits.progress_timeout)
             try:
                 yield answer
             finally:
@@ -189,6 +192,11 @@ def _translated() -> Iterator[None]:
         raise PeerError("provider_error", f"the model's service cannot be called: {type(exc).__name__}") from None
 
 
+def silent(seconds: float) -> PeerError:
+    """The error of a service that sends nothing."""
+    return PeerError("provider_timeout", f"the model's service made no progress for {seconds:g} s", retry=True)
+
+
 def _cut() -> PeerError:
     return PeerError("provider_error", "the connection to the model's service was cut", retry=True)
 
@@ -255,7 +263,8 @@ class _Stream:
                 # The library asks when the body has ended, or when we closed the connection.
                 data = await self.receive_body()
                 return b"%x\r\n%b\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-            head, self._ready = self._body.feed(await self._receive(max_bytes))
+            head, self._ready = self._body.feed(bytes(await self._stream.receive_some(max_bytes)))
+            self._socket.stream = self._body.begun
             return head
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise httpcore2.ReadError(str(exc)) from None
@@ -269,21 +278,18 @@ class _Stream:
         a connection that ends before it, or whose chunks are not understood."""
         data, self._ready = self._ready, b""
         while not data and not self._body.done:
-            received = b"" if self._body.broken else await self._receive(_READ)
+            received = b"" if self._body.broken else bytes(await self._stream.receive_some(_READ))
             if not received:
                 raise trio.BrokenResourceError("the body did not end")
             _, data = self._body.feed(received)
             self._socket.arrivals.pace.took(self._body.chunks)
         return data
 
-    async def _receive(self, max_bytes: int) -> bytes:
-        self._socket.stream = self.body_taken
-        return bytes(await self._stream.receive_some(max_bytes))
-
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         import httpcore2
 
         self._body.request_sent()
+        self._socket.stream = False
         if not buffer:
             return
         try:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, Self
 import attrs
 import trio
 
-from actors._http import HttpAnswer, HttpClient
+from actors._http import HttpAnswer, HttpClient, silent
 from actors._tally import Tally
 from actors.logs import hide, redact
 from engine.config import ModelConfig
@@ -219,6 +219,10 @@ class _Deadlines:
         self._limits = limits
         self._end = trio.current_time() + limits.call_timeout
 
+    @property
+    def over(self) -> bool:
+        return trio.current_time() >= self._end
+
     def scope(self, seconds: float = math.inf) -> trio.CancelScope:
         """For the next wait for bytes, `seconds` at the most."""
         seconds = min(seconds, self._limits.progress_timeout)
@@ -226,15 +230,11 @@ class _Deadlines:
 
     def missed(self) -> PeerError:
         """Why a scope was cancelled. A call that took all of its time is not worth another."""
-        if trio.current_time() >= self._end:
+        if self.over:
             return PeerError(
                 "provider_timeout", f"the model's service did not end its answer in {self._limits.call_timeout:g} s"
             )
-        return PeerError(
-            "provider_timeout",
-            f"the model's service made no progress for {self._limits.progress_timeout:g} s",
-            retry=True,
-        )
+        return silent(self._limits.progress_timeout)
 
 
 class _ServiceStream:
@@ -261,9 +261,10 @@ class _ServiceStream:
         return None
 
     async def _bytes(self) -> bytes:
-        with self._deadlines.scope():
-            return await self._answer.receive()
-        raise self._deadlines.missed()
+        data = await self._answer.receive()
+        if self._deadlines.over:
+            raise self._deadlines.missed()
+        return data
 
     async def _rest(self, seconds: float) -> bytes:
         with self._deadlines.scope(seconds), contextlib.suppress(PeerError):

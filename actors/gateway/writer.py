@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from actors._feed import Bell
 from actors.gateway import websocket
 from actors.gateway.load import LoopMeter
 from actors.gateway.watches import RunReader, Watch
@@ -64,7 +65,7 @@ class Writer:
         self._replies: deque[bytes] = deque()  # bounded by the reader, which pauses while there are many
         self._watches: dict[str, Watch] = {}
         self._dirty: deque[Watch] = deque()
-        self._bell = trio.Event()
+        self._bell = Bell()
         self._gathering = False
         self._last = -1.0  # when the last batch left
         self._ping = False
@@ -85,7 +86,7 @@ class Writer:
     # ------------------------------------------------------------ what is to be sent
     def reply(self, text: str) -> None:
         self._replies.append(websocket.frame(text))
-        self._bell.set()
+        self._bell.ring()
 
     def open(self, watch: Watch) -> None:
         """Begin to send a watch, behind the replies so far."""
@@ -108,7 +109,7 @@ class Writer:
 
     def ping(self) -> None:
         self._ping = True
-        self._bell.set()
+        self._bell.ring()
 
     def finish(self, code: int, reason: str) -> None:
         """Send the replies, then close with `code`. Going away, every watch is told to its end before; a peer that is
@@ -121,7 +122,7 @@ class Writer:
                     self.ring(watch)
                 else:
                     self.close_watch(watch.id)
-        self._bell.set()
+        self._bell.ring()
 
     def leave(self) -> None:
         """The connection has ended: leave all feeds, and take no more watches."""
@@ -141,9 +142,9 @@ class Writer:
             self._dirty.append(watch)
             if self._gathering and not watch.urgent:
                 return
-            self._bell.set()
+            self._bell.ring()
         elif self._gathering and watch.urgent:
-            self._bell.set()
+            self._bell.ring()
 
     def want(self, reader: RunReader) -> None:
         self._sent.gaps += 1
@@ -193,7 +194,6 @@ class Writer:
         while not (self._replies or self._ping or self._goodbye is not None):
             if not self._dirty:
                 await self._bell.wait()
-                self._bell = trio.Event()
                 waited = True
                 continue
             wait = self._meter.gathering()
@@ -202,7 +202,7 @@ class Writer:
             due = self._last + wait
             if due <= trio.current_time():
                 return waited
-            self._bell = trio.Event()
+            self._bell.forget()
             self._gathering = True
             try:
                 with trio.move_on_at(due):

@@ -37,6 +37,11 @@ class ChunkedBody:
         self.chunks = 0  # pieces of them that the last feed brought
 
     @property
+    def begun(self) -> bool:
+        """Whether the head has ended, whoever reads the body."""
+        return self._state != "head"
+
+    @property
     def taken(self) -> bool:
         """Whether the head has ended and the body is read here."""
         return self._state not in ("head", "library")

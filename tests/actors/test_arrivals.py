@@ -17,6 +17,9 @@ from actors._arrivals import BUSY, CALM, GATHER, GATHER_MAX, HEAVY, Arrival, Arr
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each socket is waited for on its own")
 
 
+SILENCE = 60.0
+
+
 class Peer:
     """A socket that is watched, its other end, and how often bytes have arrived."""
 
@@ -41,7 +44,7 @@ class Peer:
 
 @asynccontextmanager
 async def watching(count: int) -> AsyncIterator[tuple[Arrivals, list[Peer]]]:
-    arrivals = Arrivals()
+    arrivals = Arrivals(SILENCE)
     peers = [Peer(arrivals) for _ in range(count)]
     try:
         async with trio.open_nursery() as nursery:
@@ -99,7 +102,7 @@ async def test_busy_streams_are_woken_together(mock_clock: MockClock) -> None:
 
 
 async def test_what_arrives_while_nobody_waits_is_told_to_the_next_who_does(mock_clock: MockClock) -> None:
-    arrivals = Arrivals()
+    arrivals = Arrivals(SILENCE)
     peer = Peer(arrivals)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(arrivals.run)
@@ -130,7 +133,7 @@ async def test_the_end_of_the_peer_is_told_until_it_was_read(mock_clock: MockClo
 
 
 async def test_closing_wakes_who_waits() -> None:
-    arrivals = Arrivals()
+    arrivals = Arrivals(SILENCE)
     peer = Peer(arrivals)
     async with trio.open_nursery() as nursery:
 
@@ -144,6 +147,28 @@ async def test_closing_wakes_who_waits() -> None:
     with pytest.raises(trio.ClosedResourceError):
         await peer.arrival.wait()
     arrivals.close()
+
+
+async def test_a_silent_socket_is_given_up(mock_clock: MockClock) -> None:
+    async with watching(1) as (arrivals, [talker]):
+        quiet = Peer(arrivals)
+        ended = trio.Event()
+
+        async def wait() -> None:
+            with pytest.raises(trio.TooSlowError):
+                await quiet.arrival.wait()
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await settled()
+            for seconds, given_up in ((SILENCE * 0.9, False), (SILENCE * 0.09, False), (SILENCE * 0.2, True)):
+                talker.theirs.send(b"x")
+                mock_clock.jump(seconds)
+                await settled()
+                assert ended.is_set() is given_up
+        assert not talker.ended
+        quiet.close()
 
 
 def test_the_pace() -> None:
