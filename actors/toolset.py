@@ -16,6 +16,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._log_context import add_log_context
 from actors._spool import ToolsetSpool
 from actors._tally import Tally
 from engine import codec
@@ -171,6 +172,7 @@ class ToolsetActor(Actor):
     # ------------------------------------------------------------ calls
     async def _call(self, call: _Call) -> ToolResult:
         self._leases += 1
+        add_log_context(session_id=call.context.session_id, run_id=call.context.run_id)
         try:
             result = await self._answer(call)
             title = result.title if result.title is None else result.title[:_TITLE_CHARACTERS]
