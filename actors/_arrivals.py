@@ -167,6 +167,7 @@ class Arrival:
         if self._arrivals is not None:
             self._arrivals._forget(self)
             self._arrivals = None
+            self.descriptor = -1
             self._wake(outcome.Error(trio.ClosedResourceError("the socket was closed")))
 
     def _wake(self, result: outcome.Outcome[None]) -> None:

@@ -225,7 +225,7 @@ class _Socket(trio.abc.Stream):
             if not self._more:
                 await self._arrival.wait()
             try:
-                data = os.read(self.plain.socket.fileno(), size)
+                data = os.read(self._arrival.descriptor, size)
             except BlockingIOError:
                 self._more = False
             except OSError as exc:

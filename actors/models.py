@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import attrs
 import trio
@@ -85,7 +85,7 @@ class Models:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._calls == 0, "a model call is open longer than the models"
         self._task.cancel_scope.cancel(reason="closed")
         await self._stack.__aexit__(None, None, None)  # what ended the block goes on as it is, not in a group

@@ -491,3 +491,9 @@ async def test_the_library_is_loaded_by_the_first_call_in_a_thread(server: Model
         assert ours._http._client is None
         await read(ours, request("hello"))
         assert isinstance(ours._http._client, httpx2.AsyncClient)
+
+
+async def test_an_error_inside_comes_out_as_it_is(server: ModelServer) -> None:
+    with pytest.raises(KeyError):
+        async with models(server):
+            raise KeyError
