@@ -37,7 +37,7 @@ class Retention:
         """The runs to drop now, oldest end first; they are forgotten here."""
         drop: list[str] = []
         for run_id, end in self._ended.items():
-            if now - end < self._retention and len(self._ended) - len(drop) <= self._most:
+            if now < end + self._retention and len(self._ended) - len(drop) <= self._most:
                 break
             drop.append(run_id)
         for run_id in drop:

@@ -212,7 +212,8 @@ Staged = Callable[..., contextlib.AbstractAsyncContextManager[Stage]]
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
-    """`async with staged(tools=[…], run_timeout=…) as stage`: limits are given by name."""
+    """`async with staged(tools=[…], run_timeout=…) as stage`: limits are given by name. `limit` is in seconds of trio's
+    clock: inf where a test moves that."""
     disk = HeldDisk()
     monkeypatch.setattr(applying, "apply", functools.partial(disk.gate, applying.apply))
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
@@ -222,7 +223,9 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
         monkeypatch.setattr(waiting, name, functools.partial(disk.gate, getattr(waiting, name)))
 
     @contextlib.asynccontextmanager
-    async def stage(tools: Sequence[Callable[..., Any]] = (), **limits: float) -> AsyncIterator[Stage]:
+    async def stage(
+        tools: Sequence[Callable[..., Any]] = (), *, limit: float = LIMIT, **limits: float
+    ) -> AsyncIterator[Stage]:
         models = ScriptedModels()
         monkeypatch.setattr("actors.composition.Models", lambda *_, **__: models)
         config = Config(
@@ -231,7 +234,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
             toolsets={},
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
-        with trio.fail_after(LIMIT):
+        with trio.fail_after(limit):
             async with open_engine(config, data_dir=tmp_path / "data", tools=tools) as engine:
                 try:
                     yield Stage(engine, models, disk)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from engine.runs.retention import Retention
 
 
@@ -51,3 +54,12 @@ def test_a_forgotten_run_is_never_due() -> None:
     policy.forget("a")
     policy.forget("unknown")
     assert policy.due(1000.0) == []
+
+
+@given(st.floats(0, 1e9), st.floats(1e-3, 1e6))
+def test_at_the_time_that_it_names_a_run_is_due(end: float, retention: float) -> None:
+    """Whatever is rounded: who sleeps until then and asks would ask again at once, for ever on a clock that stands."""
+    policy = Retention(retention=retention, most=1)
+    policy.ended("a", end)
+    due = policy.next_due()
+    assert due is not None and policy.due(due) == ["a"]
