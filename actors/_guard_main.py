@@ -66,9 +66,12 @@ CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 Request = tuple[int, "list[bytes]", bytes, "dict[bytes, bytes]"]  # id, command, cwd, env
 
 
+_prctl = ctypes.CDLL(None).prctl if LINUX else None
+
+
 def prctl(option: int, value: int) -> None:
-    if LINUX:
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    if _prctl is not None:
+        _prctl(option, value, 0, 0, 0)
 
 
 def processes() -> Iterator[tuple[int, bytes, int, int]]:
@@ -140,6 +143,23 @@ def report(daemon: socket.socket, text: str) -> None:
 
 
 # ------------------------------------------------------------ the child
+def execute(command: list[bytes], env: dict[bytes, bytes]) -> NoReturn:
+    """As os.execvpe, which imports more for each child than all the rest takes. Raises OSError."""
+    program = command[0]
+    folders = [b""] if b"/" in program else env.get(b"PATH", os.fsencode(os.defpath)).split(b":")
+    failure: OSError = FileNotFoundError(errno.ENOENT, "")
+    for folder in folders:
+        try:
+            os.execve(os.path.join(folder, program), command, env)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as exc:
+            failure = exc
+            if exc.errno != errno.EACCES:
+                break
+    raise failure
+
+
 def become(request: Request, descriptors: list[int], failure: int, keeper: int) -> NoReturn:
     """In the forked child: become the program. A failure is written to `failure` as `errno where`."""
     _, command, cwd, env = request
@@ -162,7 +182,7 @@ def become(request: Request, descriptors: list[int], failure: int, keeper: int) 
         where = "cwd"
         os.chdir(cwd)
         where = "exec"
-        os.execvpe(command[0], command, env)
+        execute(command, env)
     except OSError as exc:
         os.write(failure, b"%d %s" % (exc.errno or errno.EINVAL, where.encode()))
     except BaseException:  # noqa: BLE001 - a NUL in an argument, for one
@@ -182,6 +202,7 @@ class Keeper:
         self.deadline: float | None = None  # of the stop that was asked for
         self.killing: float | None = None  # since when
         self.abandoned = False  # by the guard, before the end
+        self.struck = False  # the leader, by us
         self.killed: set[int] = set()
         self.end: tuple[int, int] | None = None  # the leader's status and the most memory that it had
         prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -277,10 +298,12 @@ class Keeper:
         )
 
     def kill(self) -> None:
-        hit = kill_children(set())
-        self.killed |= hit - {self.leader}
-        if not LINUX and self.end is None:
+        if self.end is None and not self.struck:  # most of the time that is all, without a look at every process
+            self.struck = True
+            send(os.kill, self.leader, signal.SIGKILL)
             send(os.killpg, self.leader, signal.SIGKILL)
+        else:
+            self.killed |= kill_children(set()) - {self.leader}
 
     def ended(self) -> bool:
         alone = not self.reap()
