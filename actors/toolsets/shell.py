@@ -131,14 +131,15 @@ class ShellToolset:
                 with trio.CancelScope(shield=True):
                     await process.stop(CANCEL_GRACE)
                 raise
-            text = (await output.finish()).text
+            collected = await output.finish()
         late = limit.cancelled_caught
         remark = f"stopped after {seconds:g} s, before its end" if late else _how(ended)
         failed = late or ended.code != 0
-        if not text and not remark:
+        if not collected.size and not remark:
             remark = "no output"
-        text = shell.closing(text, remark, None if late else shell.left_running(ended.killed))
-        return ToolResult(text=text, title=shell.first_line(asked.command), is_error=failed)
+        text = shell.closing(collected.text, remark, None if late else shell.left_running(ended.killed))
+        title = shell.first_line(asked.command)
+        return ToolResult(text=text, title=title, is_error=failed, whole=collected.whole)
 
     # ------------------------------------------------------------ jobs
     async def _start(self, asked: shell.Start, context: ToolContext) -> ToolResult:
@@ -213,11 +214,11 @@ class _Job:
     async def view(self) -> ToolResult:
         async with self._turn:
             with trio.CancelScope(shield=True):  # half an end would be no end: a block is written at most
-                text = (await self._output.finish()).text
+                collected = await self._output.finish()
             self._output = self._make_output()
         left = shell.left_running(self.ended.killed) if self.ended is not None else None
-        text = shell.closing(text, f"{self.name}: {self.state()}", left)
-        return ToolResult(text=text, title=shell.first_line(self.command))
+        text = shell.closing(collected.text, f"{self.name}: {self.state()}", left)
+        return ToolResult(text=text, title=shell.first_line(self.command), whole=collected.whole)
 
     async def stop(self) -> ToolResult:
         await self._process.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -130,6 +131,10 @@ async def test_much_output_is_shown_by_head_and_tail_with_exact_counts(shell: Sh
     assert head.endswith("\n000300000\nlast")
     assert note.startswith(f"[The whole output, {size:,} bytes in {lines:,} lines, is kept: read_output reads it")
     assert len(result.text.encode()) <= limits.tool_result_bytes
+    whole = b"first\n" + b"".join(b"%09d\n" % number for number in range(1, 300_001)) + b"last\n"
+    assert result.whole is not None
+    assert (result.whole.size, result.whole.hash) == (size, hashlib.sha256(whole).hexdigest())
+    assert result.whole.handle in note
     failed = await shell.run("seq 300000; exit 9")
     assert failed.text.endswith("\n[exit code 9]")
     assert len(failed.text.encode()) <= limits.tool_result_bytes
@@ -260,6 +265,7 @@ async def test_a_job_that_ends_by_itself(shell: Shell) -> None:
     result = await shell.call("view", job="job_1")
     assert result.text.startswith("1\n2\n")
     assert "588,895 bytes in 100,000 lines" in result.text
+    assert result.whole is not None and result.whole.size == 588_895
     assert result.text.endswith("\n[job_1: exit code 4; a process that it left running was ended]")
     assert (await shell.call("view", job="job_1")).text.startswith("[job_1: exit code 4")
 
