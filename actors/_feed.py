@@ -69,9 +69,10 @@ class Snapshot(Protocol):
 
 
 class _Feed:
-    __slots__ = ("_rings", "closed")
+    __slots__ = ("_rings", "_watched", "closed")
 
     def __init__(self) -> None:
+        self._watched: trio.Event | None = None  # somebody waits for a watcher
         self._rings: dict[Ring, None] = {}  # a dict keeps the order of attaching, so that nobody is always last
         self.closed: Closed | None = None
 
@@ -81,6 +82,15 @@ class _Feed:
 
     def attach(self, ring: Ring) -> None:
         self._rings[ring] = None
+        if self._watched is not None:
+            self._watched.set()
+
+    async def wait_watched(self) -> None:
+        """Until there is a watcher."""
+        while not self._rings:
+            self._watched = self._watched or trio.Event()
+            await self._watched.wait()
+            self._watched = None
 
     def detach(self, ring: Ring) -> None:
         self._rings.pop(ring, None)

@@ -25,7 +25,8 @@ from actors._tally import Tally
 from actors.models import Models
 from actors.places import make_private
 from actors.registry import Defaults, Registry, RegistryRef
-from actors.run import SHUTDOWN, Services
+from actors.run import SHUTDOWN
+from actors.services import Services
 from actors.store import Store, StoreRef
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset
@@ -34,6 +35,7 @@ from engine.config import Config
 from engine.restart import Backoff
 from engine.runs.budget import LogBudget
 from engine.storage import lock
+from engine.tools.permissions import Judge
 
 # Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
 SWITCH_INTERVAL = 0.001
@@ -92,6 +94,8 @@ async def open_composition(
             open_spools(folder, config.limits) as spools,
             Models(config.models, config.limits, tally=tally) as models,
         ):
+            rules = config.permissions
+            judge = Judge(deny=rules.deny, ask=rules.ask, allow=rules.allow)
             toolsets = make_toolsets(config, functions, spools)
             # Factories run when their child is started, and again when it is restarted: they look Refs up then.
             refs: list[SupervisorRef] = []
@@ -121,6 +125,8 @@ async def open_composition(
                     models=models,
                     toolbox=toolbox,
                     limits=config.limits,
+                    judge=judge,
+                    headless=config.permissions.headless,
                     budget=LogBudget(config.limits.all_logs_bytes),
                 )
                 defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())

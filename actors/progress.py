@@ -8,9 +8,10 @@ work is cut short is shown before the run's end: text and events never differ.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
+import orjson
 
 from actors._feed import RunFeed
 from actors.journal import RunJournal
@@ -97,9 +98,9 @@ class Progress:
         return step
 
     # ------------------------------------------------------------ for watchers that come too late
-    async def snapshot(self, store: StoreRef, message_id: str) -> StoredSnapshot:
-        """The message being written as of the log's head now; its text is read from the store. Before the first turn
-        it is the message with this id, without parts."""
+    async def snapshot(self, store: StoreRef, message_id: str, approvals: Sequence[orjson.Fragment]) -> StoredSnapshot:
+        """The message being written as of the log's head now, with the approvals that wait; its text is read from the
+        store. Before the first turn it is the message with this id, without parts."""
         turn = self.turn
         seq = self._feed.log.last_seq
         parts: list[ShownPart] = []
@@ -111,7 +112,7 @@ class Progress:
             parts += [(wire_events.shown(call), None, 0) for call in turn.calls if call.id not in hidden]
             message_id = turn.info.id
         await self._journal.commit()
-        return StoredSnapshot(store, self._feed.run, message_id, seq, parts)
+        return StoredSnapshot(store, self._feed.run, message_id, seq, parts, approvals)
 
     def _to_be_shown(self) -> tuple[set[str], Counter[str]]:
         """What the log's head does not have yet and the turn has: parts, and bytes of text by part."""

@@ -21,12 +21,15 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.admission import Admission
-from actors.run import SHUTDOWN, Services
+from actors.run import SHUTDOWN
+from actors.services import Services
 from actors.session import DELETED, SETTLE_DELAY, Session, SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
 from engine.errors import CallerError, EngineError
+from engine.runs import approvals
+from engine.runs.approvals import Resolution
 from engine.runs.lifecycle import ACTIVE
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
@@ -104,6 +107,11 @@ class RegistryRef(Ref):
     async def stop_run(self, run_id: str, reason: str | None = None) -> RunRecord:
         """The run when it has ended and everything of it is joined; an ended run as it is."""
         return await self._do(Registry.stop_run, run_id, reason)  # type: ignore[no-any-return]
+
+    async def reply_approval(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution:
+        """Decide an approval; durable when this returns, and after `cancel` the run has ended. Raises unknown_run,
+        unknown_approval, already_resolved {decision, by}."""
+        return await self._do(Registry.reply_approval, run_id, call_id, resolution)  # type: ignore[no-any-return]
 
     async def get_run(self, run_id: str) -> RunRecord:
         return await self._do(Registry.get_run, run_id)  # type: ignore[no-any-return]
@@ -349,6 +357,21 @@ class Registry(Actor):
         if session is not None:
             await session.cancel_run(run_id, reason or "stopped by a client")
         return feed.record()
+
+    async def reply_approval(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution:
+        feed = await self._find(run_id)
+        session = self._sessions.get(feed.run.session_id) if isinstance(feed, RunFeed) else None
+        given = await session.reply(run_id, call_id, resolution) if session is not None else None
+        if given is not None and session is not None:
+            if given.decision == "cancel":
+                await session.cancel_run(run_id, resolution.reason or "cancelled where an approval was asked")
+            return given
+        earlier = await self._services.store.approval(run_id, call_id)
+        if earlier is None:
+            raise approvals.unknown(call_id)
+        if (earlier.decision, earlier.by) != (resolution.decision, resolution.by):
+            raise approvals.already_resolved(earlier.decision, earlier.by)
+        return earlier
 
     async def _find(self, run_id: str) -> RunFeed | RunRecord:
         """The run's feed; of a run that has left memory its record. Raises unknown_run."""

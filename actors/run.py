@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import random
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -24,21 +24,18 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
-from actors._clock import now_ms
 from actors._feed import RunFeed
 from actors.answers import Answers
+from actors.calls import Calls
 from actors.journal import RunJournal
-from actors.models import Models
 from actors.progress import Progress, events_of
+from actors.services import Services
 from actors.snapshots import StoredSnapshot
-from actors.store import StoreRef
-from actors.toolset import Toolbox
 from engine import ids
 from engine.commands import StartRun
 from engine.errors import CallerError, EngineError
-from engine.limits import Limits
 from engine.providers.base import ModelRequest
-from engine.runs.budget import LogBudget
+from engine.runs.approvals import Resolution
 from engine.runs.events import RunFinished, RunStatus
 from engine.runs.lifecycle import Status, advance
 from engine.runs.record import Run as RunRecord
@@ -46,10 +43,9 @@ from engine.runs.turn import Turn
 from engine.storage.changes import PutRun
 from engine.storage.starting import StoredRun
 from engine.tools.names import provider_names
-from engine.tools.spec import ToolContext, ToolSpec
-from engine.transcript.records import AssistantMessage, Failure, Finish, Message, MessageInfo, ToolPart
+from engine.tools.spec import ToolSpec
+from engine.transcript.records import AssistantMessage, Failure, Finish, Message, MessageInfo
 from engine.transcript.session import Session
-from engine.transcript.tools import TERMINAL
 from engine.wire import events as wire_events
 
 _log = logging.getLogger("greenroom.run")
@@ -59,19 +55,6 @@ SHUTDOWN: Final = "shutdown"
 BYTES_PER_TOKEN: Final = 3
 # The window of a model whose configuration does not name one.
 WINDOW_TOKENS: Final = 32_768
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class Services:
-    """What runs and sessions use; owned by the composition root."""
-
-    store: StoreRef
-    models: Models
-    toolbox: Toolbox
-    limits: Limits
-    budget: LogBudget  # of all replay logs
-    now_ms: Callable[[], int] = now_ms
-    random: Callable[[], float] = random.random
 
 
 @attrs.frozen(slots=True)
@@ -109,6 +92,12 @@ class RunRef(Ref):
         assert isinstance(actor, Run)
         return await actor.steer(message, start)
 
+    async def reply(self, call_id: str, resolution: Resolution) -> Resolution | None:
+        """See Run.reply. Cancelled: decided and shown, or nothing has happened."""
+        actor = self._cell.actor
+        assert isinstance(actor, Run)
+        return await actor.reply(call_id, resolution)
+
 
 class Run(Actor):
     """See the module. `on_settled` is called once, synchronously, after the last event is in the log, with the feed
@@ -142,6 +131,9 @@ class Run(Actor):
         self._status: Status = "running"
         self._progress = Progress(feed, journal, services.limits, services.now_ms)
         self._answers = Answers(services.models, services.limits, self._progress, services.now_ms, services.random)
+        self._calls = Calls(services, session, feed, self._progress, self._pins)
+        self._clock = trio.CancelScope()  # of the whole run
+        self._left = 0.0  # seconds that it had when a person was waited for
         self.cancelled_by: str | None = None
 
     def make_ref(self, cell: Cell) -> RunRef:
@@ -157,9 +149,7 @@ class Run(Actor):
 
     async def on_stopping(self, reason: str) -> None:
         if not self._settling:
-            self._status = advance(self._status, "stopping")
-            self._feed.run = attrs.evolve(self._feed.run, status=self._status)
-            self._progress.show([RunStatus(status=self._status)])
+            self._become("stopping")
         self._scope.cancel(reason=reason)
         await self._settled.wait()
 
@@ -197,7 +187,7 @@ class Run(Actor):
     async def _attempt(self) -> _End:
         """All turns; errors become the end that they mean."""
         try:
-            with trio.move_on_after(self._limits.run_timeout):
+            with trio.move_on_after(self._limits.run_timeout) as self._clock:
                 return await self._turns()
             message = f"the run did not end in {self._limits.run_timeout:g} s"
             return _End("failed", "error", error=Failure(code="deadline", message=message))
@@ -222,7 +212,8 @@ class Run(Actor):
 
     async def _turns(self) -> _End:
         specs = await self._services.toolbox.specs(self._session.toolsets)
-        names = provider_names([spec.name for spec in specs])
+        known = [spec.name for spec in specs]
+        names = provider_names(known)
         for number in range(1, self._limits.turns_per_run + 1):
             turn = await self._answers.answer(functools.partial(self._begin, number, specs, names))
             over = not turn.calls or turn.full
@@ -233,7 +224,7 @@ class Run(Actor):
                     return _End("completed", finish)
             await self._progress.apply_held()
             if not over:
-                await self._call_tools(turn)
+                await self._calls.run(turn, known, self._on_waiting)
             if number == self._limits.turns_per_run:
                 finish = "max_turns"
             step = turn.interrupt(finish, "the answer reached its bound", self._services.now_ms())
@@ -299,35 +290,38 @@ class Run(Actor):
             self._ending = not self._steered
             return not self._ending
 
-    # ------------------------------------------------------------ tools
-    async def _call_tools(self, turn: Turn) -> None:
-        places = trio.CapacityLimiter(self._limits.parallel_tool_calls)
-        async with trio.open_nursery() as nursery:
-            for part in turn.calls:
-                nursery.start_soon(self._call_tool, turn, part, places)
+    # ------------------------------------------------------------ people
+    async def reply(self, call_id: str, resolution: Resolution) -> Resolution | None:
+        """Decide an approval; see Calls.reply. None if the run is ending: what waited is decided by that."""
+        async with self._boundary:
+            return None if self._settling else await self._calls.reply(call_id, resolution)
 
-    async def _call_tool(self, turn: Turn, part: ToolPart, places: trio.CapacityLimiter) -> None:
-        async with places:
-            part, step = turn.start_call(part, self._services.now_ms())
-            await self._progress.apply(step)
-            if part.state in TERMINAL:
-                return
-            context = ToolContext(
-                session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
-            )
-            result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
-            result = await self._pins.keep(result)
-            await self._progress.apply(turn.end_call(part, result, self._services.now_ms()))
+    def _on_waiting(self, waiting: bool) -> None:
+        """The time in which a person is waited for does not count."""
+        now = trio.current_time()
+        if waiting:
+            self._left = self._clock.deadline - now
+        self._clock.deadline = math.inf if waiting else now + self._left
+        if self._status != "stopping":
+            self._become("waiting_approval" if waiting else "running")
+
+    def _become(self, status: Status) -> None:
+        self._status = advance(self._status, status)
+        self._feed.run = attrs.evolve(self._feed.run, status=status)
+        self._progress.show([RunStatus(status=status)])
 
     # ------------------------------------------------------------ for watchers that come too late
     async def snapshot(self) -> StoredSnapshot:
         """The message being written as of the log's head now; its text is read from the store."""
-        return await self._progress.snapshot(self._services.store, self._message.info.id)
+        return await self._progress.snapshot(self._services.store, self._message.info.id, self._calls.approvals.shown())
 
     # ------------------------------------------------------------ the end
     async def _settle(self, end: _End) -> _End:
         """Close the open turn, commit, and show the end. If the store refuses, what the end is to be shown as."""
         step = self._progress.take_unshown()
+        waiting = self._calls.give_up()
+        step.changes += waiting.changes
+        step.facts += waiting.facts
         turn = self._progress.turn
         if turn is not None and not turn.closed:
             last = turn.interrupt(end.finish, end.why, self._services.now_ms(), end.error)

@@ -22,13 +22,15 @@ from actors._ask import ActorDied
 from actors._feed import RunFeed, SessionFeed, Snapshot
 from actors.inputs import check_length, user_message
 from actors.queue import Queue
-from actors.run import Run, RunRef, Services
+from actors.run import Run, RunRef
+from actors.services import Services
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.codec import DecodeError
 from engine.commands import SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, OwnError
 from engine.runs import events
+from engine.runs.approvals import Resolution
 from engine.runs.events import RunFinished
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
@@ -142,6 +144,12 @@ class SessionRef(Ref):
         assert isinstance(actor, Session)
         return actor.idle_for(now)
 
+    async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:
+        """Decide an approval of the run; see Run.reply. None if the run is not at work."""
+        actor = self._cell.actor
+        assert isinstance(actor, Session)
+        return await actor.reply(run_id, call_id, resolution)
+
     async def cancel_run(self, run_id: str, reason: str) -> None:
         """Cancel the run, active or waiting, and wait for its end; nothing if it is neither. Raises PeerError
         disk_full for a waiting run whose end cannot be stored: it goes on waiting."""
@@ -210,6 +218,10 @@ class Session(Actor):
         if self.active is not None or self.queue or self.feed.watched or self._lost is not None:
             self._used = now
         return now - self._used
+
+    async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:
+        run = self._run
+        return None if run is None or run.name != run_id else await run.reply(call_id, resolution)
 
     async def cancel_run(self, run_id: str, reason: str) -> None:
         if self.active is not None and self.active.run.id == run_id:

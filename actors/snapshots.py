@@ -29,11 +29,20 @@ ShownPart = tuple[codec.Json, str | None, int]
 class StoredSnapshot:
     """A message as of `seq`. Only the piece that is asked for is in memory: a watcher may take long to be told."""
 
-    def __init__(self, store: StoreRef, run: Run, message_id: str, seq: int, parts: Sequence[ShownPart]) -> None:
+    def __init__(
+        self,
+        store: StoreRef,
+        run: Run,
+        message_id: str,
+        seq: int,
+        parts: Sequence[ShownPart],
+        approvals: Sequence[orjson.Fragment] = (),
+    ) -> None:
         self.seq = seq
         self._store = store
         self._head = {
-            "run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id, "pending_approvals": [],
+            "run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id,
+            "pending_approvals": list(approvals),
         }  # fmt: skip
         self._parts = deque(parts)
         self._offset = 0  # in the first of them

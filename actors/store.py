@@ -35,14 +35,16 @@ from engine.commands import (
 )
 from engine.errors import EngineError, OwnError
 from engine.limits import MIB, Limits
+from engine.runs.approvals import Resolution
 from engine.runs.record import Run
+from engine.storage import approvals, catalog, database, idempotency, ledger, outputs, reading, starting, waiting
 from engine.storage import blobs as blob_files
-from engine.storage import catalog, database, idempotency, ledger, outputs, reading, starting, waiting
 from engine.storage.blobs import Blobs
 from engine.storage.database import Durability
 from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
 from engine.storage.waiting import BegunRun
+from engine.tools.permissions import Grant, Grants
 from engine.transcript.records import Message
 from engine.transcript.session import Session
 
@@ -187,6 +189,18 @@ class StoreRef(Ref):
     async def drop_queued(self, run: Run, now: int) -> bool:
         """Store the end of a run that waits; whether it did."""
         return await self._write(functools.partial(waiting.drop, run=run, now=now))
+
+    async def grants(self, session_id: str) -> Grants:
+        """What people allowed for the session. Raises unknown_session."""
+        return await self._read(functools.partial(approvals.grants, session_id=session_id))
+
+    async def add_grant(self, session_id: str, grant: Grant) -> Grants:
+        """All grants of the session with this one. Raises unknown_session."""
+        return await self._write(functools.partial(approvals.add_grant, session_id=session_id, grant=grant))
+
+    async def approval(self, run_id: str, call_id: str) -> Resolution | None:
+        """How a call was decided; None if it was never asked."""
+        return await self._read(functools.partial(approvals.find, run_id=run_id, call_id=call_id))
 
     async def queued_runs(self, session_id: str) -> list[Run]:
         """The session's queue in order. Raises unknown_session."""

@@ -114,6 +114,9 @@ class Limits:
     handshake_timeout: float = _seconds(10, "a socket has this long to send its request, TLS included")
 
     # --- daemon
+    memory_soft: int = _bound(512 * MIB, "bytes", "resident memory; above it caches and logs of ended runs are dropped")
+    memory_hard: int = _bound(GIB, "bytes", "resident memory; above it new runs are refused with `overloaded`")
+    governor_interval: float = _seconds(1, "between two looks at the resident memory: 20 µs each")
     drain_timeout: float = _seconds(30, "active runs have this long to end at SIGTERM")
     cancel_grace: float = _seconds(5, "what is cancelled has this long to leave a valid history")
 

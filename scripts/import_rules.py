@@ -49,7 +49,7 @@ OS_PATH_TEXT = frozenset(
 # From the bottom up; parts on one line do not know each other. The longest name that fits is a module's place.
 ENGINE_ORDER = (
     ("errors", "ids", "limits", "log_lines", "redaction", "restart", "version"),
-    ("codec",),
+    ("codec", "memory"),
     ("transcript",),
     ("tools",),
     ("providers",),
@@ -67,7 +67,7 @@ ENGINE_ORDER = (
 ACTORS_ORDER = (
     "_clock", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor",
     "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs", "places", "blobs",
-    "journal", "models", "store", "snapshots", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "run",
+    "journal", "models", "store", "snapshots", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "services", "calls", "run",
     "session", "admission", "registry", "composition", "governor", "metrics", "gateway", "daemon", "api", "client",
     "cli", "terminal",
 )  # fmt: skip

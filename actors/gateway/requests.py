@@ -32,6 +32,7 @@ from engine.commands import (
 from engine.config import Config
 from engine.errors import CallerError
 from engine.limits import KIB
+from engine.runs.approvals import Resolution
 from engine.runs.record import Run
 from engine.tools.spec import ToolsetStatus
 from engine.transcript.session import Session
@@ -74,6 +75,7 @@ class Registry(Protocol):
     async def start_run(self, start: StartRun) -> Started: ...
     async def watch_run(self, run_id: str) -> RunFeed: ...
     async def watch_session(self, session_id: str) -> SessionFeed: ...
+    async def reply_approval(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution: ...
     async def stop_run(self, run_id: str, reason: str | None = None) -> Run: ...
     async def get_run(self, run_id: str) -> Run: ...
     async def list_runs(
@@ -235,6 +237,12 @@ async def _run_list(client: Client, params: methods.RunList) -> Json:
     return await _page("runs", params.limit, fetch, objects.encode_run)
 
 
+async def _approval_reply(client: Client, params: methods.ApprovalReply) -> Json:
+    resolution = Resolution(decision=params.decision, by="client", reason=params.reason)
+    given = await client.services.registry.reply_approval(params.run_id, params.call_id, resolution)
+    return {"decision": given.decision, "by": given.by}
+
+
 # ------------------------------------------------------------------ the rest
 async def _toolset_list(client: Client, params: methods.NoParams) -> Json:
     return {"toolsets": [codec.plain(status) for status in await client.services.toolsets.statuses()]}
@@ -267,6 +275,7 @@ HANDLERS: Final = MappingProxyType[str, Handler](
         "run.stop": _run_stop,
         "run.get": _run_get,
         "run.list": _run_list,
+        "approval.reply": _approval_reply,
         "toolset.list": _toolset_list,
         "output.read": _output_read,
         "daemon.stats": _daemon_stats,

@@ -92,11 +92,14 @@ class ToolOutput:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ApprovalRequested:
+    """`question` says to a person what is asked; `expires_at` in ms (UTC)."""
+
     call_id: str
     tool: str
     input: Any
     question: str | None = None
     expires_at: int | None = None
+    input_more: Any = None
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -264,9 +264,9 @@ class Turn:
         call.fragments.append(text)
 
     # ------------------------------------------------------------ the calls
-    def start_call(self, part: ToolPart, now: int) -> tuple[ToolPart, Step]:
-        """Give the call its input and begin it. If the input is no JSON object the call ends at once in `error`:
-        look at the state of the part that is returned."""
+    def read_call(self, part: ToolPart, now: int) -> tuple[ToolPart, Step]:
+        """Give the call its input: nothing to store or show yet. If that is no JSON object the call ends at once in
+        `error`: look at the state of the part that is returned."""
         call = self._call(part)
         text = "".join(call.fragments).strip()
         call.fragments.clear()
@@ -276,10 +276,21 @@ class Turn:
             data = codec.dump(value)
         except codec.DecodeError as exc:
             problem, data = f"the input of the call {exc}; it began: {text[:_INPUT_SHOWN]!r}", b"{}"
-        if problem is None:
-            call.part = advance(call.part, "running", input=data, started_at=now)
-            return call.part, Step([PutPart(call.part)], [ToolChanged(call.part)])
-        call.part = advance(call.part, "error", error=problem, started_at=now, finished_at=now)
+        if problem is not None:
+            return self.refuse_call(part, problem, now)
+        call.part = attrs.evolve(call.part, input=data)
+        return call.part, Step()
+
+    def start_call(self, part: ToolPart, now: int) -> tuple[ToolPart, Step]:
+        """Begin the call, which has its input."""
+        call = self._call(part)
+        call.part = advance(call.part, "running", started_at=now)
+        return call.part, Step([PutPart(call.part)], [ToolChanged(call.part)])
+
+    def refuse_call(self, part: ToolPart, why: str, now: int) -> tuple[ToolPart, Step]:
+        """End a call that was not begun: `why` is what the model sees."""
+        call = self._call(part)
+        call.part = advance(call.part, "error", error=why, started_at=now, finished_at=now)
         return call.part, self._call_ended(call.part)
 
     def end_call(self, part: ToolPart, result: ToolResult, now: int) -> Step:

@@ -12,17 +12,19 @@ from typing import Final
 
 from engine.errors import OwnError
 from engine.limits import KIB
-from engine.storage import attachments, catalog, columns, texts
+from engine.storage import approvals, attachments, catalog, columns, texts
 from engine.storage.changes import (
     AddMessage,
     AddPart,
     AppendText,
+    AskApproval,
     Change,
     FinishMessage,
     FoldText,
     PutPart,
     PutRun,
     ReserveSeq,
+    SettleApproval,
 )
 from engine.storage.ledger import put_run, reserve_seq
 from engine.transcript.records import NO_USAGE, MessageInfo, Part, ReasoningPart, UserMessage
@@ -49,6 +51,12 @@ def apply(connection: Connection, session_id: str, changes: Sequence[Change], no
                 continue
             case ReserveSeq(run_id, through):
                 reserve_seq(connection, run_id, through)
+                continue
+            case AskApproval(run_id, call_id):
+                approvals.ask(connection, run_id, call_id)
+                continue
+            case SettleApproval(run_id, call_id, resolution):
+                approvals.settle(connection, run_id, call_id, resolution)
                 continue
             case AddMessage(info):
                 add_message(connection, key, info)

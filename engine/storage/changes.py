@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from engine.runs.approvals import Resolution
 from engine.runs.record import Run
 from engine.transcript.records import AssistantMessage, Part, UserMessage
 
@@ -72,4 +73,24 @@ class ReserveSeq:
     through: int
 
 
-Change = AddMessage | AddPart | AppendText | FoldText | PutPart | FinishMessage | PutRun | ReserveSeq
+@attrs.frozen(slots=True)
+class AskApproval:
+    """A call waits for a person."""
+
+    run_id: str
+    call_id: str
+
+
+@attrs.frozen(slots=True)
+class SettleApproval:
+    """The wait is over."""
+
+    run_id: str
+    call_id: str
+    resolution: Resolution
+
+
+Change = (
+    AddMessage | AddPart | AppendText | FoldText | PutPart | FinishMessage | PutRun | ReserveSeq | AskApproval
+    | SettleApproval
+)  # fmt: skip

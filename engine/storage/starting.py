@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from sqlite3 import Connection
 from typing import Final
 
 import attrs
 
 from engine.runs.record import Run
-from engine.storage import applying, catalog, columns, idempotency, ledger
+from engine.storage import applying, approvals, catalog, columns, idempotency, ledger
 from engine.storage.idempotency import Claim
 from engine.transcript.records import AssistantMessage, Message, TextPart, ToolPart
 from engine.transcript.tools import TERMINAL, interrupt
@@ -121,7 +122,8 @@ def settle_open_runs(connection: Connection, now: int) -> list[Run]:
     settled: list[Run] = []
     for found in ledger.open_runs(connection):
         if found.answer is not None:
-            _settle_message(connection, found.answer, INTERRUPTED, now)
+            denied = approvals.settle_lost(connection, found.run.id)
+            _settle_message(connection, found.answer, INTERRUPTED, now, denied)
         run = attrs.evolve(
             found.run, status="interrupted", ended_at=now, reason=INTERRUPTED, last_seq=found.seq_reserved + 1
         )
@@ -138,12 +140,15 @@ def settle_run(connection: Connection, run: Run, now: int) -> None:
     if found is None:
         return
     if found.answer is not None:
-        _settle_message(connection, found.answer, run.reason or INTERRUPTED, now)
+        _settle_message(
+            connection, found.answer, run.reason or INTERRUPTED, now, approvals.settle_lost(connection, run.id)
+        )
     ledger.put_run(connection, run)
     catalog.touch(connection, found.session, now)
 
 
-def _settle_message(connection: Connection, message: int, why: str, now: int) -> None:
+def _settle_message(connection: Connection, message: int, why: str, now: int, denied: Set[str]) -> None:
+    """`denied` are calls whose approval was waited for."""
     message_id, role, body = connection.execute(
         "SELECT id, role, body FROM messages WHERE key = ?", (message,)
     ).fetchone()
@@ -162,6 +167,7 @@ def _settle_message(connection: Connection, message: int, why: str, now: int) ->
         part = columns.part(part_id, "tool", body, {"text": None, "input": given, "error": None})
         assert isinstance(part, ToolPart)
         if part.state not in TERMINAL:
-            applying.put_part(connection, key, interrupt(part, why, now))
+            asked = "; the approval that it waited for is denied" if part.call_id in denied else ""
+            applying.put_part(connection, key, interrupt(part, why + asked, now))
     if info.finish is None:
         applying.put_info(connection, message, attrs.evolve(info, finish="interrupted", finished_at=now))

@@ -149,7 +149,18 @@ _BLOBS: Final = (
     END""",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS)
+_APPROVALS: Final = (
+    """CREATE TABLE approvals (
+        run INTEGER NOT NULL REFERENCES runs (key) ON DELETE CASCADE,
+        call_id TEXT NOT NULL,
+        decision TEXT,                      -- NULL while a person is waited for
+        "by" TEXT,
+        PRIMARY KEY (run, call_id)
+    ) STRICT, WITHOUT ROWID""",
+    "ALTER TABLE sessions ADD COLUMN grants BLOB",  # JSON: what people allowed for the rest of the session
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:

@@ -11,9 +11,9 @@ import orjson
 
 from engine.limits import DEFAULT
 from engine.runs import events
-from engine.runs.events import Event, MessageSteered, PartFinished, RunStarted
+from engine.runs.events import ApprovalRequested, Event, MessageSteered, PartFinished, RunStarted
 from engine.transcript.records import Message, ToolPart
-from engine.wire import objects
+from engine.wire import handles, objects
 
 # The event's own keys around the object that it carries.
 _OVERHEAD: Final = 1024
@@ -29,6 +29,20 @@ def run_started(session_id: str, model: str, message: Message) -> bytes:
 def message_steered(message: Message) -> MessageSteered:
     """`message.steered`, likewise."""
     return MessageSteered(message=objects.encode_message(message, room=_ROOM))
+
+
+def approval_requested(part: ToolPart, question: str, expires_at: int) -> ApprovalRequested:
+    """`approval.requested`: the call's input cut as everywhere."""
+    value, more = objects.cut_json(part.input, DEFAULT.string_bytes)
+    handle = None if more is None else {"bytes": more, "handle": handles.handle_of(part.id, "input")}
+    return ApprovalRequested(
+        call_id=part.call_id,
+        tool=part.tool,
+        input=value,
+        question=objects.clean(question),
+        expires_at=expires_at,
+        input_more=handle,
+    )
 
 
 def tool_updated(part: ToolPart) -> bytes:

@@ -276,7 +276,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "run.stop": Method(RunStop, ("run",)),
         "run.get": Method(RunGet, ("run",)),
         "run.list": Method(RunList, ("runs", "next_cursor?")),
-        "approval.reply": Method(ApprovalReply, ("decision", "by"), served=False),
+        "approval.reply": Method(ApprovalReply, ("decision", "by")),
         "toolset.list": Method(NoParams, ("toolsets",)),
         "toolset.restart": Method(ToolsetRestart, ("toolset",), served=False),
         "output.read": Method(OutputRead, ("text?", "data_base64?", "next_offset?", "total")),

@@ -108,8 +108,11 @@ def test_two_calls_get_their_results_in_any_order() -> None:
     first, second = turn.calls
     assert (first.tool, first.call_id, first.state) == ("files.read_file", "call_a", "pending")
     assert second.tool == "unheard"
+    first, step = turn.read_call(first, NOW)
+    assert (first.state, first.input) == ("pending", b'{"path":"x"}') and not (step.changes or step.facts)
     first, step = turn.start_call(first, NOW)
     assert (first.state, first.input) == ("running", b'{"path":"x"}') and not step.durable
+    second, _ = turn.read_call(second, NOW)
     second, _ = turn.start_call(second, NOW)
     assert second.input == b"{}"
     step = turn.end_call(second, ToolResult(text="no such tool", is_error=True), NOW + 1)
@@ -127,7 +130,7 @@ def test_an_input_that_is_no_object_ends_the_call_with_an_error(text: str) -> No
     turn = make()
     turn.take([ToolCallStarted(0, "c", "t"), ToolInputDelta(0, text)])
     turn.end_answer()
-    part, step = turn.start_call(turn.calls[0], NOW)
+    part, step = turn.read_call(turn.calls[0], NOW)
     assert part.state == "error" and part.error and step.durable
     assert part.input == b"{}" or text in ("[1]", '"a"', "1e999")
 

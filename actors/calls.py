@@ -1,0 +1,190 @@
+"""The tool calls of a run: each is judged, a person is asked where a rule says so, and it gets exactly one result.
+
+Calls of a turn run at the same time up to a bound; one that waits for a person takes no place of it. What a person
+decides is durable before it is shown and before the call goes on. With nobody there to be asked (no watcher within
+`headless_grace`), the configuration decides; a question that was seen waits for its answer until it expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+
+import trio
+
+from actors._feed import RunFeed
+from actors.blobs import Pins
+from actors.progress import Progress
+from actors.services import Services
+from actors.toolset import unknown_tool
+from engine import codec
+from engine.errors import CallerError
+from engine.runs.approvals import Approvals, Resolution
+from engine.runs.events import ApprovalResolved
+from engine.runs.turn import Step, ToolChanged, Turn
+from engine.storage.changes import AskApproval, PutPart, SettleApproval
+from engine.tools.permissions import Grants, grant_for
+from engine.tools.spec import ToolContext
+from engine.transcript.records import ToolPart
+from engine.transcript.session import Session
+from engine.transcript.tools import TERMINAL
+from engine.wire import events as wire_events
+
+
+class Calls:
+    """Of one run."""
+
+    def __init__(
+        self,
+        services: Services,
+        session: Session,
+        feed: RunFeed,
+        progress: Progress,
+        pins: Pins,
+    ) -> None:
+        self._services = services
+        self._limits = services.limits
+        self._session = session
+        self._feed = feed
+        self._progress = progress
+        self._pins = pins
+        self._on_waiting: Callable[[bool], None] = _nobody
+        self._grants: Grants | None = None  # read with the first call
+        self._decided: dict[str, trio.Event] = {}
+        self.approvals = Approvals()
+
+    async def run(self, turn: Turn, known: Collection[str], on_waiting: Callable[[bool], None]) -> None:
+        """Make all calls of the turn; each has its result when this returns. `known` are the tools that the model was
+        told of. `on_waiting` is called, synchronously, when the first call begins and when the last one ceases to
+        wait for a person."""
+        self.approvals = Approvals()  # a model may give a later call the same id
+        places = trio.CapacityLimiter(self._limits.parallel_tool_calls)
+        self._on_waiting = on_waiting
+        try:
+            async with trio.open_nursery() as nursery:
+                for part in turn.calls:
+                    nursery.start_soon(self._call, turn, part, known, places)
+        finally:
+            self._on_waiting = _nobody
+
+    async def _call(
+        self, turn: Turn, part: ToolPart, known: Collection[str], places: trio.CapacityLimiter
+    ) -> None:
+        now_ms = self._services.now_ms
+        part, step = turn.read_call(part, now_ms())
+        if part.tool not in known and part.state not in TERMINAL:
+            part, step = turn.refuse_call(part, unknown_tool(part.tool, sorted(known)).text, now_ms())
+        if part.state not in TERMINAL:
+            why_not = await self._permit(part)
+            if why_not is not None:
+                part, step = turn.refuse_call(part, f"The call was not made: {why_not}.", now_ms())
+        if part.state in TERMINAL:
+            await self._progress.apply(step)
+            return
+        async with places:
+            part, step = turn.start_call(part, now_ms())
+            await self._progress.apply(step)
+            context = ToolContext(
+                session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
+            )
+            result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
+            result = await self._pins.keep(result)
+            await self._progress.apply(turn.end_call(part, result, now_ms()))
+
+    # ------------------------------------------------------------ may it be made?
+    async def _permit(self, part: ToolPart) -> str | None:
+        """None if the call may be made, else why not, as the end of a sentence."""
+        if self._grants is None:
+            self._grants = await self._services.store.grants(self._session.id)
+        arguments = codec.parse(part.input)
+        verdict = self._services.judge.verdict(part.tool, arguments, cwd=self._session.cwd, grants=self._grants)
+        if verdict.decision == "allow":
+            return None
+        if verdict.decision == "deny":
+            return verdict.why
+        resolution = await self._ask(part, verdict.why)
+        if resolution.allows:
+            return None
+        reason = f" ({resolution.reason})" if resolution.reason else ""
+        return {
+            "expiry": "nobody answered whether it may be",
+            "rule": "nobody is there to be asked, and the daemon is set to deny such calls",
+        }.get(resolution.by, f"the user denied it{reason}")
+
+    async def _ask(self, part: ToolPart, why: str) -> Resolution:
+        call_id = part.call_id
+        expires_at = self._services.now_ms() + round(self._limits.approval_timeout * 1000)
+        request = wire_events.approval_requested(part, why, expires_at)
+        decided = self._decided[call_id] = trio.Event()
+        self.approvals.request(request)
+        if len(self.approvals) == 1:
+            self._on_waiting(True)
+        await self._progress.apply(
+            Step([PutPart(part), AskApproval(self._feed.run.id, call_id)], [ToolChanged(part), request], durable=True)
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._decide_in_time, call_id)
+            await decided.wait()
+            nursery.cancel_scope.cancel(reason="it was decided")
+        resolution = self.approvals.resolution(call_id)
+        assert resolution is not None
+        return resolution
+
+    async def _decide_in_time(self, call_id: str) -> None:
+        """The decision when no person makes one."""
+        grace = min(self._limits.headless_grace, self._limits.approval_timeout)
+        with trio.move_on_after(grace):
+            await self._feed.wait_watched()
+            grace = 0
+        if grace:
+            by_rule = Resolution(decision=self._services.headless, by="rule", reason="nobody was there to be asked")
+            await self._resolve(call_id, by_rule)
+            return
+        await trio.sleep(self._limits.approval_timeout)
+        await self._resolve(call_id, Resolution(decision="deny", by="expiry"))
+
+    async def _resolve(self, call_id: str, resolution: Resolution) -> None:
+        with contextlib.suppress(CallerError):  # a person was faster
+            await self.reply(call_id, resolution)
+
+    async def reply(self, call_id: str, resolution: Resolution) -> Resolution:
+        """Decide; durable and shown when this returns. After `cancel` the call waits for its run to be stopped.
+
+        Raises CallerError unknown_approval, already_resolved; EngineError if the disk refuses.
+        """
+        fact = self.approvals.resolve(call_id, resolution)
+        if fact is None:
+            return resolution
+        if resolution.decision == "allow_always":
+            part = next(part for part in self._turn_calls() if part.call_id == call_id)
+            grant = grant_for(part.tool, codec.parse(part.input), self._services.now_ms())
+            self._grants = await self._services.store.add_grant(self._session.id, grant)
+        await self._progress.apply(self._settled(fact, resolution))
+        if not len(self.approvals):
+            self._on_waiting(False)
+        if resolution.decision != "cancel":
+            self._decided[call_id].set()
+        return resolution
+
+    def _turn_calls(self) -> tuple[ToolPart, ...]:
+        assert self._progress.turn is not None, "calls are of a turn"
+        return self._progress.turn.calls
+
+    def _settled(self, fact: ApprovalResolved, resolution: Resolution) -> Step:
+        return Step([SettleApproval(self._feed.run.id, fact.call_id, resolution)], [fact], durable=True)
+
+    def give_up(self) -> Step:
+        """The run is stopped: whatever waits is decided by that."""
+        step = Step()
+        stopped = Resolution(decision="cancel", by="stop")
+        for call_id in self.approvals.waiting:
+            fact = self.approvals.resolve(call_id, stopped)
+            assert fact is not None
+            one = self._settled(fact, stopped)
+            step.changes += one.changes
+            step.facts += one.facts
+        return step
+
+
+def _nobody(waiting: bool) -> None:
+    """Between two turns nothing waits."""

@@ -1,0 +1,82 @@
+"""The approvals of one run: which calls wait for a person, and how each was decided. Data and rules, no waiting.
+
+An approval is keyed by its call. The first decision stands: the same one again is no mistake, another one is told
+how it was decided. Whatever ends the run decides what is left (`stop`, and `restart` when the daemon was lost).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+import orjson
+
+from engine import codec
+from engine.errors import CallerError
+from engine.runs.events import ApprovalRequested, ApprovalResolved, DecidedBy, Decision
+
+ALLOWING: Final = frozenset({"allow", "allow_always"})
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Resolution:
+    """How an approval was decided; `reason` is a person's words."""
+
+    decision: Decision
+    by: DecidedBy
+    reason: str | None = None
+
+    @property
+    def allows(self) -> bool:
+        return self.decision in ALLOWING
+
+
+class Approvals:
+    """`waiting` and what was decided, by call id."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, ApprovalRequested] = {}
+        self._resolved: dict[str, Resolution] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The calls that wait, in the order in which they were asked."""
+        return tuple(self._waiting)
+
+    def request(self, request: ApprovalRequested) -> None:
+        assert request.call_id not in self._waiting and request.call_id not in self._resolved, "a call is asked once"
+        self._waiting[request.call_id] = request
+
+    def resolve(self, call_id: str, resolution: Resolution) -> ApprovalResolved | None:
+        """Decide; the event to show. None if it was decided so before.
+
+        Raises CallerError already_resolved {decision, by}, unknown_approval.
+        """
+        earlier = self._resolved.get(call_id)
+        if earlier is not None:
+            if (earlier.decision, earlier.by) == (resolution.decision, resolution.by):
+                return None
+            raise already_resolved(earlier.decision, earlier.by)
+        if self._waiting.pop(call_id, None) is None:
+            raise unknown(call_id)
+        self._resolved[call_id] = resolution
+        return ApprovalResolved(call_id=call_id, decision=resolution.decision, by=resolution.by)
+
+    def resolution(self, call_id: str) -> Resolution | None:
+        return self._resolved.get(call_id)
+
+    def shown(self) -> list[orjson.Fragment]:
+        """`pending_approvals` of a snapshot: what `approval.requested` said of each."""
+        return [orjson.Fragment(codec.dump(request)) for request in self._waiting.values()]
+
+
+def already_resolved(decision: str, by: str) -> CallerError:
+    return CallerError("already_resolved", f"it was decided before: {decision}, by {by}", decision=decision, by=by)
+
+
+def unknown(call_id: str) -> CallerError:
+    return CallerError("unknown_approval", f"no approval is pending for the call {call_id[:128]!r}")
