@@ -173,4 +173,6 @@ def parse_limits(table: Mapping[str, object]) -> tuple[Limits, list[tuple[str, s
         mistakes.append(("silence_timeout", "has to be longer than ping_interval: a quiet peer answers pings only"))
     if limits.delta_bytes > limits.string_bytes:
         mistakes.append(("delta_bytes", f"at most {limits.string_bytes}: a delta is never cut"))
+    if limits.memory_soft > limits.memory_hard:
+        mistakes.append(("memory_soft", "at most memory_hard: what can be dropped goes before runs are refused"))
     return limits, mistakes

@@ -45,6 +45,10 @@ class LogBudget:
         if self._active.pop(id(log), None) or self._ended.pop(id(log), None):
             self.size -= log.size
 
+    def shed(self) -> int:
+        """Empty the logs of ended runs down to their newest events. Returns the bytes freed."""
+        return sum(log.trim(0) for log in self._ended.values())
+
     def grew(self, size: int) -> None:
         """A log has grown by `size` bytes (negative: it has lost some)."""
         self.size += size

@@ -375,6 +375,8 @@ def test_limits_that_clients_rely_on_are_fixed() -> None:
 
 def test_limits_that_contradict_each_other() -> None:
     assert set(mistakes("[limits]\nsilence_timeout = 5")) == {"limits.silence_timeout"}
+    assert set(mistakes('[limits]\nmemory_soft = "2GiB"')) == {"limits.memory_soft"}
+    assert parse('[limits]\nmemory_soft = "1GiB"').limits.memory_soft == parse("").limits.memory_hard
     assert set(mistakes('[limits]\ndelta_bytes = "33KiB"')) == {"limits.delta_bytes"}
 
 

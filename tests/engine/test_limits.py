@@ -50,6 +50,8 @@ CONTRACT = {
     "tool_call_timeout": 120,
     "drain_timeout": 30,
     "cancel_grace": 5,
+    "memory_soft": 512 * MIB,
+    "memory_hard": 1024 * MIB,
 }
 
 

@@ -83,3 +83,16 @@ def test_any_history_keeps_the_sum_right_and_within_the_bound() -> None:
         held = sum(log.size for log in logs + ended)
         assert budget.size == held
         assert held <= 100_000
+
+
+def test_shedding_empties_the_logs_of_ended_runs_and_leaves_the_active_ones() -> None:
+    budget = LogBudget(100_000)
+    ended, active = make(budget), make(budget)
+    for log in (ended, active):
+        for _ in range(5):
+            log.append(1, b"x" * 100)
+    budget.end(ended)
+    assert budget.shed() == 4 * 164  # events of 100 bytes and their envelopes; the newest event stays
+    assert (len(ended), len(active)) == (1, 5)
+    assert budget.size == ended.size + active.size == 6 * 164
+    assert budget.shed() == 0

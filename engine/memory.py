@@ -1,0 +1,90 @@
+"""When memory is shed, when it is given back to the system, and when new runs are refused: decided per sample.
+
+Levels: above the soft bound what can be had again is shed (replay logs of ended runs, caches), above the hard bound
+new runs are refused as well. A level is left at LEAVE of its bound only, so that a value that hovers does not flap.
+
+Freed memory stays with the process until it is given back, which takes milliseconds. That is done
+
+- when a level begins, and as long as it lasts every RELEASE_PAUSE
+- below the soft bound when work is over: at most half of what was held since the last time is held now, and either
+  memory has grown by GROWTH since then, or MANY things have ended, which left it in pieces
+
+Active work is never touched.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import attrs
+
+from engine.limits import MIB
+
+Level = Literal["normal", "soft", "hard"]
+LEVELS: Final[tuple[Level, ...]] = ("normal", "soft", "hard")
+
+# Of a bound, where its level ends.
+LEAVE: Final = 0.9
+# Growth that is worth giving back, of an idle daemon of some 40 MiB.
+GROWTH: Final = 4 * MIB
+# Things that have ended: of 60 KiB an active run they are worth it as well.
+MANY: Final = 64
+# Seconds between two times of giving back while a level lasts: what little was freed meanwhile can wait.
+RELEASE_PAUSE: Final = 30.0
+# The same after work has ended: an end in portions is not followed one by one.
+QUIET_PAUSE: Final = 2.0
+
+
+@attrs.frozen(slots=True)
+class Sample:
+    """`resident` bytes of the process; `held` counts what it works with: runs, sessions, connections."""
+
+    resident: int
+    held: int
+
+
+@attrs.frozen(slots=True)
+class State:
+    """What is known of the samples before: since memory was last given back `floor` is the least that was resident
+    (None: no sample yet), and `peak` the most that was held."""
+
+    level: Level = "normal"
+    floor: int | None = None
+    peak: int = 0
+    released_at: float = -math.inf
+
+
+@attrs.frozen(slots=True)
+class Decision:
+    """`shed`: drop what can be had again. `release`: return free pages to the system, caches first if it sheds."""
+
+    state: State
+    shed: bool = False
+    release: bool = False
+
+
+def decide(state: State, sample: Sample, now: float, *, soft: int, hard: int) -> Decision:
+    """What a sample taken at `now` (seconds of any monotonic clock) asks for. `soft` ≤ `hard`."""
+    level = _level(state.level, sample.resident, soft=soft, hard=hard)
+    floor = sample.resident if state.floor is None else min(state.floor, sample.resident)
+    peak = max(state.peak, sample.held)
+    since = now - state.released_at
+    if level == "normal":
+        over = 2 * sample.held <= peak and since >= QUIET_PAUSE
+        release = over and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
+    else:
+        release = since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
+    if release:
+        state = State(level, floor=None, peak=sample.held, released_at=now)
+    else:
+        state = State(level, floor, peak, state.released_at)
+    return Decision(state, shed=level != "normal", release=release)
+
+
+def _level(before: Level, resident: int, *, soft: int, hard: int) -> Level:
+    if resident > (hard * LEAVE if before == "hard" else hard):
+        return "hard"
+    if resident > (soft if before == "normal" else soft * LEAVE):
+        return "soft"
+    return "normal"
