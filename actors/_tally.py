@@ -13,6 +13,11 @@ from typing import Final
 
 import attrs
 
+from engine.transcript.records import Usage
+
+# Kinds of tokens, as engine.transcript.records.Usage names them.
+TOKENS: Final = ("input", "output", "reasoning", "cache_read", "cache_write")
+
 # Upper bounds in seconds. Commits: from a cached write to a disk that stalls. Calls: from a file that is read to the
 # deadline of a model call.
 COMMIT_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -52,7 +57,7 @@ class Tally:
     runs_started: int = 0
     runs_ended: Counter[str] = attrs.field(factory=Counter)  # terminal status
     runs_evicted: int = 0
-    deltas: int = 0
+    deltas: int = 0  # of text and reasoning, from models
     model_calls: Counter[str] = attrs.field(factory=Counter)  # model
     model_failures: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
     model_retries: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
@@ -60,3 +65,10 @@ class Tally:
     model_seconds: defaultdict[str, Histogram] = attrs.field(factory=_calls)  # model
     tool_calls: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # toolset, "completed" or "error"
     tool_seconds: defaultdict[str, Histogram] = attrs.field(factory=_calls)  # toolset
+
+    def used(self, model: str, usage: Usage) -> None:
+        """One call of the model cost this."""
+        for kind in TOKENS:
+            tokens: int = getattr(usage, f"{kind}_tokens")
+            if tokens:
+                self.model_tokens[model, kind] += tokens

@@ -70,7 +70,7 @@ METRICS: Final = (
     _counter("runs_started", "Runs that began to work."),
     _counter("runs_ended", "Runs that ended, by their terminal status.", "status"),
     _counter("runs_evicted", "Ended runs whose events left memory."),
-    _counter("deltas", "Pieces of text and reasoning that runs gave to their watchers."),
+    _counter("deltas", "Pieces of text and reasoning that came from models."),
     # --- models
     _gauge("model_calls_open", "Calls of models under way."),
     _counter("model_calls", "Calls of models, each attempt counted.", "model"),

@@ -25,10 +25,11 @@ from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.providers import anthropic_request, demo, openai_request
 from engine.providers.anthropic_answer import AnthropicDecoder
-from engine.providers.base import Decoder, ModelEvent, ModelRequest
+from engine.providers.base import Decoder, ModelEvent, ModelRequest, ReasoningDelta, TextDelta, UsageReported
 from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
 from engine.redaction import HIDDEN
+from engine.transcript.records import Usage
 
 _log = logging.getLogger("greenroom.models")
 
@@ -43,6 +44,7 @@ _ERROR_BODY_SECONDS: Final = 5.0
 _KEY_MAX: Final = 8 * KIB
 # Events of the demo model in one batch, after which the loop gets its turn.
 _DEMO_BATCH: Final = 64
+_DELTAS: Final = frozenset({TextDelta, ReasoningDelta})
 
 
 class ModelStream(Protocol):
@@ -117,7 +119,11 @@ class Models:
         began = trio.current_time()
         try:
             async with self._stream(name, config, request) as stream:
-                yield stream
+                counted = _Counted(stream, self._tally)
+                try:
+                    yield counted
+                finally:
+                    self._tally.used(name, counted.usage)
         except PeerError as exc:
             self._tally.model_failures[name, exc.code] += 1
             # The text is the service's, which may quote what it was sent.
@@ -270,6 +276,24 @@ class _ServiceStream:
         with self._deadlines.scope(seconds), contextlib.suppress(PeerError):
             return await self._answer.receive()
         return b""
+
+
+class _Counted:
+    """A stream, and what passes through it in numbers."""
+
+    def __init__(self, stream: ModelStream, tally: Tally) -> None:
+        self._stream = stream
+        self._tally = tally
+        self.usage = Usage()
+
+    async def receive(self) -> list[ModelEvent] | None:
+        events = await self._stream.receive()
+        for event in events or ():
+            if type(event) in _DELTAS:
+                self._tally.deltas += 1
+            elif isinstance(event, UsageReported):
+                self.usage = event.usage
+        return events
 
 
 class _DemoStream:

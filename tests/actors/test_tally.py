@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from actors._tally import Histogram, Tally
+from actors._tally import TOKENS, Histogram, Tally
+from engine.transcript.records import Usage
 
 
 def test_a_duration_is_in_the_first_bucket_that_holds_it() -> None:
@@ -26,3 +27,12 @@ def test_two_tallies_share_nothing() -> None:
     one.model_calls["demo"] += 1
     one.tool_seconds["files"].observe(1.0)
     assert not other.model_calls and not other.tool_seconds
+
+
+def test_tokens_are_counted_by_kind_and_only_those_there_are() -> None:
+    tally = Tally()
+    tally.used("m", Usage(input_tokens=3, output_tokens=5, cache_read_tokens=2))
+    tally.used("m", Usage(input_tokens=4, reasoning_tokens=1, cache_write_tokens=7))
+    tally.used("other", Usage())
+    assert [tally.model_tokens["m", kind] for kind in TOKENS] == [7, 5, 1, 2, 7]
+    assert {model for model, _ in tally.model_tokens} == {"m"}

@@ -75,6 +75,8 @@ async def test_the_figures_move_with_the_work(tmp_path: Path) -> None:
     assert after["greenroom_model_calls_total", "demo"] == 3  # the search asks again with the result
     assert after["greenroom_model_call_duration_seconds_count", "demo"] == 3
     assert after["greenroom_model_calls_open",] == 0
+    assert after["greenroom_deltas_total",] >= 21  # twenty numbers, and what the search has to say
+    assert after["greenroom_model_tokens_total", "output", "demo"] > 0
     assert after["greenroom_tool_calls_total", "completed", "files"] == 1
     assert after["greenroom_tool_call_duration_seconds_bucket", "+Inf", "files"] == 1
     assert after["greenroom_requests_total", "ok", "run.start"] == 2
