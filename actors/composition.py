@@ -128,6 +128,7 @@ async def open_composition(
                     judge=judge,
                     headless=config.permissions.headless,
                     budget=LogBudget(config.limits.all_logs_bytes),
+                    tally=tally,
                 )
                 defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())
                 return Registry(services, defaults)

@@ -9,6 +9,7 @@ from typing import Literal
 import attrs
 
 from actors._clock import now_ms
+from actors._tally import Tally
 from actors.models import Models
 from actors.store import StoreRef
 from actors.toolset import Toolbox
@@ -26,6 +27,7 @@ class Services:
     toolbox: Toolbox
     limits: Limits
     budget: LogBudget  # of all replay logs
+    tally: Tally = attrs.field(factory=Tally)
     judge: Judge = attrs.field(factory=Judge)
     headless: Literal["deny", "allow"] = "deny"
     now_ms: Callable[[], int] = now_ms
