@@ -101,6 +101,10 @@ class Models:
         config = self._configs.get(name)
         return config.context_window if config is not None else None
 
+    def retried(self, name: str, code: str) -> None:
+        """A call that failed with this code is repeated: to be counted."""
+        self._tally.model_retries[name, code] += 1
+
     def statistics(self) -> ModelsStatistics:
         return ModelsStatistics(models=len(self._configs), calls=self._calls)
 

@@ -21,9 +21,9 @@ SECRET_MIN: Final = 8
 SECRETS_MAX: Final = 1024
 # A longer secret is hidden in pieces of this.
 PIECE: Final = 2048
-# What is looked at of one text: a message is cut to far less. A secret may be cut at the end of this, so that as much
+# What is looked at of one text: 15 ms of work at most, and a message is cut to far less. A secret may be cut at the end of this, so that as much
 # as the longest way to write a piece (four characters each, in the text of bytes) is dropped behind it.
-TEXT_MAX: Final = 256 * 1024
+TEXT_MAX: Final = 64 * 1024
 _UNSURE: Final = 4 * PIECE
 
 # Each takes time in proportion to the text, whatever it holds.
