@@ -21,8 +21,8 @@ SECRET_MIN: Final = 8
 SECRETS_MAX: Final = 1024
 # A longer secret is hidden in pieces of this.
 PIECE: Final = 2048
-# What is looked at of one text: 15 ms of work at most, and a message is cut to far less. A secret may be cut at the end of this, so that as much
-# as the longest way to write a piece (four characters each, in the text of bytes) is dropped behind it.
+# What is looked at of one text: 15 ms of work at most, and a message is cut to far less. A secret may be cut at the
+# end of this, so that as much as the longest way to write a piece (four characters each, as bytes) is dropped too.
 TEXT_MAX: Final = 64 * 1024
 _UNSURE: Final = 4 * PIECE
 
