@@ -17,6 +17,8 @@ from engine.errors import CallerError
 
 # What a client should wait before it tries a refused run again: about the life of a short run.
 RETRY_AFTER_MS: Final = 1000
+# The same when memory is at its bound: by then some work has ended, and the governor has looked a few times.
+MEMORY_RETRY_AFTER_MS: Final = 5000
 
 
 class Admission:
@@ -29,6 +31,7 @@ class Admission:
         self._starting: Counter[str] = Counter()  # starts under way by session
         self._waiting: dict[str, None] = {}  # sessions whose queue waits for a place, in order
         self._drained: trio.Event | None = None
+        self._full = False  # the process's memory
 
     @property
     def active_runs(self) -> int:
@@ -46,6 +49,9 @@ class Admission:
     def starting(self, session_id: str) -> Iterator[None]:
         """A start in the session, which holds a place. Raises CallerError draining, overloaded."""
         self.refuse_draining()
+        if self._full:
+            message = "the daemon's memory is at its bound: no run can begin until some of it is free"
+            raise CallerError("overloaded", message, retry_after_ms=MEMORY_RETRY_AFTER_MS)
         taken = {*self._active.values(), *self._starting, *self._waiting}
         # One run at a time is active in a session: a start in one that has a place takes none.
         if session_id not in taken and len(taken) >= self._most:
@@ -85,8 +91,15 @@ class Admission:
         """The session is gone."""
         self._waiting.pop(session_id, None)
 
+    def memory_full(self, full: bool) -> None:
+        """While it is, starts are refused and queues wait. Idempotent."""
+        self._full = full
+        self._fill()
+
     def _fill(self) -> None:
-        while self._waiting and not self.draining and len({*self._active.values(), *self._starting}) < self._most:
+        while self._waiting and not self.draining and not self._full:
+            if len({*self._active.values(), *self._starting}) >= self._most:
+                break
             session_id = next(iter(self._waiting))
             del self._waiting[session_id]
             self._starting[session_id] += 1

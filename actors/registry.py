@@ -133,9 +133,22 @@ class RegistryRef(Ref):
         await self._do(Registry.end_runs)
 
     def registry_statistics(self) -> RegistryStatistics:
+        return self._registry.figures()
+
+    def shed_logs(self) -> int:
+        """Empty the replay logs of ended runs; later watches get a gap and are answered from the store. Returns the
+        bytes freed."""
+        return self._registry.shed_logs()
+
+    def memory_full(self, full: bool) -> None:
+        """While memory is full new runs are refused and queues wait. Idempotent."""
+        self._registry.memory_full(full)
+
+    @property
+    def _registry(self) -> Registry:
         actor = self._cell.actor
         assert isinstance(actor, Registry)
-        return actor.figures()
+        return actor
 
     async def _do(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         # No deadline here: a stop may take its grace, and the caller (a connection, a program) has its own.
@@ -473,6 +486,13 @@ class Registry(Actor):
             session = self._sessions.get(feed.run.session_id)
             if session is not None:
                 session.feed.remove(feed)
+
+    # ------------------------------------------------------------ the governor
+    def shed_logs(self) -> int:
+        return self._services.budget.shed()
+
+    def memory_full(self, full: bool) -> None:
+        self._admission.memory_full(full)
 
     # ------------------------------------------------------------ drain
     async def drain(self) -> None:

@@ -238,6 +238,11 @@ class StoreRef(Ref):
         """Store the end of a run whose own last commit failed; see engine.storage.starting."""
         await self._write(functools.partial(starting.settle_run, run=run, now=self._store.now_ms()))
 
+    async def shrink(self) -> None:
+        """Free the page caches of both connections; they fill again with use."""
+        await self._write(database.shrink)
+        await self._read(database.shrink)
+
     # ------------------------------------------------------------
     def store_statistics(self) -> StoreStatistics:
         store = self._store

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from actors.cli.allocator import use_system_allocator
 from actors.cli.arguments import Arguments, make_parser
 from actors.cli.exits import CANCELLED, FAILED, GOOD, Exit
 
@@ -16,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code (see actors.cli.exits). Wrong arguments raise SystemExit(2), as --help raises
     SystemExit(0): argparse has printed what there is to say."""
     arguments = make_parser().parse_args(argv, Arguments())
+    if arguments.module == "serve" and argv is None:  # else this process is not ours to start again
+        use_system_allocator()
     command: Callable[[Arguments], int | None] = importlib.import_module(f"actors.cli.{arguments.module}").main
     try:
         code = command(arguments) or GOOD

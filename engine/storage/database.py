@@ -96,6 +96,11 @@ def _opening(path: Path) -> Iterator[sqlite3.Connection]:
         raise
 
 
+def shrink(connection: sqlite3.Connection) -> None:
+    """Free what the connection holds and can read again: its page cache."""
+    connection.execute("PRAGMA shrink_memory")
+
+
 def close_writer(connection: sqlite3.Connection) -> None:
     """Fold the log into the database and close: the directory is left with one file."""
     try:

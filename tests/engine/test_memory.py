@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -130,7 +131,7 @@ def test_an_end_in_portions_is_followed_by_halves_and_not_faster_than_the_pause(
     times = [portions[i][0] for i, decision in enumerate(decisions[2:]) if decision.release]
     held = [portions[i][2] for i, decision in enumerate(decisions[2:]) if decision.release]
     assert held == [2048, 1024, 491, 163, 0]  # each at most half of the one before
-    assert min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) >= QUIET_PAUSE
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= QUIET_PAUSE
 
 
 def test_steady_work_gives_nothing_back() -> None:
