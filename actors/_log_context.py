@@ -22,10 +22,10 @@ _context: ContextVar[Mapping[str, str]] = ContextVar("greenroom_log_context")
 def enter_actor(name: str, parent: str | None) -> None:
     """The present task is the actor `name` from now on."""
     field = "toolset" if parent == _TOOLSETS else _FIELDS.get(name[:4])
-    if field == "run_id":
-        add_log_context(run_id=name)  # it belongs to the session that starts it
-    elif field is not None:
-        _context.set({field: name})
+    if field is not None:
+        # Not what was: whoever starts an actor may work for something else.
+        of_parent = {"session_id": parent} if field == "run_id" and parent is not None else {}
+        _context.set({**of_parent, field: name})
 
 
 def add_log_context(**fields: str) -> None:

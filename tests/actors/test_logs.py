@@ -314,6 +314,16 @@ async def test_a_line_names_the_toolset_and_the_connection() -> None:
             assert await gateway._cell.child("conn-7").ref._ask("now") == {"connection": "conn-7"}
 
 
+async def test_who_starts_an_actor_is_not_what_it_is_about() -> None:
+    with trio.fail_after(LIMIT):
+        async with open_actor(Talker(), "registry") as registry:
+            add_log_context(connection="conn-1", run_id="run_of_another")
+            session = await registry._cell.start_child(Talker(), "ses_2")
+            run = await session._cell.start_child(Talker(), "run_2")
+            assert await session._ask("now") == {"session_id": "ses_2"}
+            assert await run._ask("now") == {"session_id": "ses_2", "run_id": "run_2"}
+
+
 async def test_what_a_task_adds_is_its_own() -> None:
     async def work(name: str) -> None:
         add_log_context(run_id=name)
