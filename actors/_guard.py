@@ -117,7 +117,7 @@ class Process:
             await self.stop(0.0)
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
-                await trio.aclose_forcefully(stream)
+                stream.close()
 
     async def __aenter__(self) -> Process:
         return self

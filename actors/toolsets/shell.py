@@ -19,7 +19,7 @@ import trio
 from actors._guard import STOP_GRACE, Guard, Process
 from actors._guard_link import KILL_LIMIT, Ended
 from actors._spool import Output, ToolsetSpool
-from actors.toolset import Preview
+from actors._toolset_life import Preview, no_news
 from engine import codec
 from engine.errors import CallerError
 from engine.limits import DEFAULT, Limits
@@ -78,6 +78,8 @@ class ShellToolset:
     async def open(self) -> Sequence[ToolSpec]:
         return [spec for spec, _ in _TOOLS.values()]
 
+    news = staticmethod(no_news)
+
     async def close(self) -> None:
         """Ends all jobs. What they wrote is the spool's owner's to remove."""
         await self._end(list(self._jobs))
@@ -120,18 +122,19 @@ class ShellToolset:
     async def _run(self, asked: shell.Run, context: ToolContext, preview: Preview | None) -> ToolResult:
         seconds = min(asked.timeout or self._limits.shell_timeout, self._limits.shell_timeout_max)
         live = _Live(preview, self._limits) if preview is not None else None
-        async with Output(self._spool, self._shown) as output, await self._spawn(asked.command, context) as process:
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_take_all, process, output, live)
-                    with trio.move_on_after(seconds) as limit:
-                        await process.wait()
-                    ended = await process.stop()
-            except BaseException:  # cancelled, most of the time
-                with trio.CancelScope(shield=True):
-                    await process.stop(CANCEL_GRACE)
-                raise
-            collected = await output.finish()
+        async with Output(self._spool, self._shown) as output:
+            async with await self._spawn(asked.command, context) as process:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_take_all, process, output, live)
+                        with trio.move_on_after(seconds) as limit:
+                            await process.wait()
+                        ended = await process.stop()
+                except BaseException:  # cancelled, most of the time
+                    with trio.CancelScope(shield=True):
+                        await process.stop(CANCEL_GRACE)
+                    raise
+            collected = await output.finish()  # the last that can be cancelled: what it gives is taken
         late = limit.cancelled_caught
         remark = f"stopped after {seconds:g} s, before its end" if late else _how(ended)
         failed = late or ended.code != 0

@@ -14,6 +14,7 @@ from actors._guard import Guard, Process
 from actors._guard_link import REQUEST_BYTES, Ended
 from engine.errors import CallerError, PeerError
 from engine.limits import MIB, Limits
+from tests.actors.cancelling import cancelled_at
 from tests.actors.processes import (
     ALL_TRICKS,
     ENV,
@@ -374,13 +375,9 @@ async def test_a_spawn_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
     begun = 0
     for at in range(1, 60):
         async with guarded() as guard:
-            with trio.CancelScope() as scope:
-                trio.lowlevel.add_instrument(counter := _CancelAt(scope, at))
-                try:
-                    text = f"echo $$ >> {told}; exec sleep 1000"
-                    process: Process | None = await guard.spawn(["sh", "-c", text], cwd="/", env=ENV)
-                finally:
-                    trio.lowlevel.remove_instrument(counter)
+            with trio.CancelScope() as scope, cancelled_at(scope, at):
+                text = f"echo $$ >> {told}; exec sleep 1000"
+                process: Process | None = await guard.spawn(["sh", "-c", text], cwd="/", env=ENV)
             if not scope.cancelled_caught:
                 assert process is not None
                 await process.aclose()
@@ -392,21 +389,6 @@ async def test_a_spawn_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
             break
     assert begun, "no start had fewer than 60 steps"
     assert at > 3
-
-
-class _CancelAt(trio.abc.Instrument):
-    """Cancels a scope before the n-th step of the task that made it."""
-
-    def __init__(self, scope: trio.CancelScope, at: int) -> None:
-        self._scope = scope
-        self._left = at
-        self._task = trio.lowlevel.current_task()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self._left -= 1
-            if not self._left:
-                self._scope.cancel()
 
 
 # ------------------------------------------------------------ deaths

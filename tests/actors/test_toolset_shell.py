@@ -17,12 +17,14 @@ import trio
 from actors._actor import open_actor
 from actors._guard import Guard, open_guard
 from actors._spool import Spools
-from actors.toolset import Preview, ToolsetActor, ToolsetRef
+from actors._toolset_life import Preview
+from actors.toolset import ToolsetActor, ToolsetRef
 from actors.toolsets.shell import ShellToolset, call_limit
 from engine import codec
 from engine.limits import KIB, MIB, Limits
 from engine.tools.environment import child_environment
 from engine.tools.spec import ToolContext, ToolResult
+from tests.actors.cancelling import cancelled_at
 from tests.actors.processes import descriptors, present, until, until_gone
 
 DEADLINE = 30  # seconds until a hanging test fails
@@ -184,6 +186,26 @@ async def test_a_cancelled_command_gives_back_what_it_has_locked_and_leaves_noth
     assert not lock.exists()
     assert not present([pid])
     assert shell.guard.statistics().processes == 0
+
+
+async def test_a_command_cancelled_at_any_step_leaves_nothing(shell: Shell) -> None:
+    context = ToolContext(session_id="ses_1", run_id="run_1", call_id="call_1", cwd=str(shell.folder))
+    value = {"command": "echo $$ >> pids; seq 30000; sleep 0.02; seq 30000"}
+    await shell.run("seq 30000")  # the guard is there, and the spool's folder
+    before = descriptors()
+    for step in range(1, 200):
+        with trio.CancelScope() as scope, cancelled_at(scope, step):
+            await shell.toolset.call("run", value, context, None)
+        pids = shell.folder / "pids"
+        assert not present(int(pid) for pid in pids.read_text().split()) if pids.exists() else True
+        assert shell.guard.statistics().processes == 0
+        assert descriptors() == before
+        # A file that nobody took is removed with the next one.
+        assert len([path for path in (shell.folder.parent / "data").rglob("*") if path.is_file()]) <= 1
+        if not scope.cancelled_caught:
+            break
+    assert not scope.cancelled_caught
+    assert step > 5
 
 
 async def test_mistakes_are_results(tmp_path: Path) -> None:
