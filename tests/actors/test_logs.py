@@ -87,7 +87,7 @@ def test_a_reader_that_does_not_read_costs_a_bounded_queue_and_no_time(pipe: Pip
     for _ in range(1000):
         writer.put(line)
     assert time.monotonic() - began < LIMIT / 2
-    assert writer._size <= 10_000 and writer.lost > 800
+    assert writer._size <= 10_000 and writer.lost > 700  # what is in the pipe, in the write under way and in the queue is kept
     dropped = writer.lost
     # As soon as somebody reads, what was kept comes, and then how much was not.
     data = b""
