@@ -11,8 +11,9 @@ for each fault:
 - the same at a moment that is drawn between nothing and 2 s after the start, whatever the run does then
 - of faults that stay: attempts, and seconds until the run has failed
 
-A stop has to be answered within 100 ms, and has to leave every answer finished and every call with its result; what is
-held up beyond the first three attempts' waits of our choice is a finding. The last line is JSON.
+19 of 20 stops have to be answered within 100 ms (with --quick the median: few of them are measured, on a machine that
+may be busy) and none may take a second; they have to leave every answer finished and every call with its result. A run
+has to fail within the longest waits of its attempts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ import trio
 from _daemon import Client, Daemon, Findings, model_server, percentile, say
 
 STOP_MS = 100.0
+# Of any stop: a machine that is busy for a moment, or a slow disk, and nothing that the run waits for.
+LONGEST_MS = 1000.0
 ATTEMPTS = 4
 # The longest waits of our choice before the attempts 2, 3 and 4 (limits.retry_delay_first, doubled twice at most).
 WAITS = 2.0 + 4.0 + 8.0
@@ -85,12 +88,15 @@ class Bench:
     def daemon(self, fault: Fault) -> Daemon:
         return self.daemons["refused" if fault.name == "refused" else "service"]
 
-    async def all(self, stops: int, moments: int, quick: bool) -> None:
+    async def all(self, stops: int, quick: bool) -> None:
         for fault in FAULTS:
             async with self.daemon(fault).connect() as client:
-                known = [await self._stop(client, fault, number % 2 == 1) for number in range(stops)]
-                drawn = [await self._stop_at(client, fault) for _ in range(moments)]
-            self._judge(fault, known, drawn)
+                taken = [await self._stop(client, fault, number % 2 == 1) for number in range(stops)]
+            self._judge(fault.name, f"when it is known to be in {fault.name}", taken, quick)
+        say("any moment, all faults at the same time")
+        async with trio.open_nursery() as nursery:
+            for fault in FAULTS:
+                nursery.start_soon(self._moments, fault, stops, quick)
         chosen = [fault for fault in FAULTS if fault.seconds is not None and (not quick or fault.seconds <= WAITS)]
         say(f"{len(chosen)} faults that stay, at the same time")
         async with trio.open_nursery() as nursery:
@@ -119,10 +125,14 @@ class Bench:
                 await trio.sleep(self._random.random() * PART_OF_WAIT)
         return await self._stopped(client, run, fault)
 
-    async def _stop_at(self, client: Client, fault: Fault) -> float:
-        run, _ = await self._start(client, fault)
-        await trio.sleep(self._random.random() * MOMENT)
-        return await self._stopped(client, run, fault)
+    async def _moments(self, fault: Fault, stops: int, quick: bool) -> None:
+        taken = []
+        async with self.daemon(fault).connect() as client:
+            for _ in range(stops):
+                run, _ = await self._start(client, fault)
+                await trio.sleep(self._random.random() * MOMENT)
+                taken.append(await self._stopped(client, run, fault))
+        self._judge(f"{fault.name}_any_moment", f"at any moment of {fault.name}", taken, quick)
 
     async def _start(self, client: Client, fault: Fault) -> tuple[dict[str, Any], str]:
         """A run in a session of its own, and the word by which the service knows its requests."""
@@ -143,19 +153,17 @@ class Bench:
         await client.request("session.delete", session_id=run["session_id"])
         return taken
 
-    def _judge(self, fault: Fault, known: list[float], drawn: list[float]) -> None:
-        for key, what, taken in (("", "", known), ("_any_moment", " at any moment", drawn)):
-            figures = {
-                "stops": len(taken),
-                "median_ms": round(statistics.median(taken), 2),
-                "p95_ms": round(percentile(taken, 0.95), 2),
-                "max_ms": round(max(taken), 2),
-            }
-            say(f"{fault.name}{what}: {figures}")
-            name = f"stop_{fault.name}{key}"
-            self.findings.note(f"{name}_spread", figures, "", f"stops in {fault.name}{what}")
-            longest = figures["max_ms"]
-            self.findings.hold(f"{name}_ms", longest, longest < STOP_MS, "ms", f"longest of them < {STOP_MS:g}")
+    def _judge(self, key: str, what: str, taken: list[float], quick: bool) -> None:
+        median, most = round(statistics.median(taken), 2), round(percentile(taken, 0.95), 2)
+        longest = round(max(taken), 2)
+        say(f"{len(taken)} stops {what}: median {median}, p95 {most}, longest {longest} ms")
+        self.findings.note(f"stop_{key}_median_ms", median, "ms", f"stops of a run {what}, median")
+        if quick:
+            self.findings.hold(f"stop_{key}_ms", median, median < STOP_MS, "ms", f"the same < {STOP_MS:g}")
+        else:
+            self.findings.hold(f"stop_{key}_ms", most, most < STOP_MS, "ms", f"19 of 20 of them < {STOP_MS:g}")
+        good = longest < LONGEST_MS
+        self.findings.hold(f"stop_{key}_longest_ms", longest, good, "ms", f"the longest of them < {LONGEST_MS:g}")
 
     # ------------------------------------------------------------ faults that stay
     async def _stay(self, fault: Fault) -> None:
@@ -215,7 +223,7 @@ def main() -> int:
     stops = asked.stops or (4 if asked.quick else 30)
     findings = Findings("faults", asked.quick)
     with findings.told(), model_server() as models, daemons(models.url) as found:
-        trio.run(Bench(models, found, findings).all, stops, max(1, stops // 2), asked.quick)
+        trio.run(Bench(models, found, findings).all, stops, asked.quick)
     return findings.report(asked.json)
 
 

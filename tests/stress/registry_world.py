@@ -157,6 +157,7 @@ class World:
         self.feeds: list[RunFeed] = []
         self.calls: dict[str, Call] = {}  # the newest of each run, by tag
         self.answered: set[int] = set()  # calls whose answer the test has ended
+        self.faltered: set[str] = set()  # tags whose call failed in a way that may pass
         self.tools: list[trio.Event] = []
         self.under_way: Counter[str] = Counter()
         self.closing = False
@@ -272,7 +273,12 @@ class World:
         while True:
             call = await models._calls.receive()
             tag = check_request(call.request.messages)
-            self.scripts[tag].turns.append([])
+            # A call that faltered before it said anything is made again in the same turn.
+            if tag not in self.faltered or self.scripts[tag].turns[-1]:
+                self.scripts[tag].turns.append([])
+            if tag in self.faltered:
+                self.faltered.discard(tag)
+                self.stats["tried again"] += 1
             self.calls[tag] = call
 
     # ------------------------------------------------------------ to rest
@@ -334,6 +340,7 @@ class World:
 
     async def do_create(self) -> None:
         if len(self.sessions) - len(self.deleted) < SESSIONS:
+            self.disk.release()  # behind a commit that is held it would wait, and everything with it
             self.sessions.append((await self.registry.create_session(NewSession())).id)
 
     async def do_delete(self, index: int) -> None:
@@ -464,6 +471,10 @@ class World:
             case "fail":
                 self.answered.add(id(call))
                 call.fail(PeerError("provider_error", "the service is down, says the test"))
+            case "falter":
+                self.answered.add(id(call))
+                self.faltered.add(tag)
+                call.fail(PeerError("provider_error", "the service is overloaded, says the test", retry=True))
             case "tools":
                 self.answered.add(id(call))
                 chosen = [("echo", '{"text": "hi"}'), ("wait", "{}"), ("echo", "{"), ("nothing", "{}")]

@@ -26,7 +26,7 @@ def one(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[O
     return st.tuples(st.just(name), *arguments)
 
 
-model = one("model", index, st.sampled_from(["text", "reasoning", "burst", "end", "fail", "tools"]), index)
+model = one("model", index, st.sampled_from(["text", "reasoning", "burst", "end", "fail", "falter", "tools"]), index)
 start = one("start", index, st.booleans(), st.booleans())
 settle = one("settle")
 pull = one("pull", index, st.sampled_from([1, 200, 4096]), st.integers(1, 20))
@@ -80,7 +80,9 @@ def test_the_world_turns() -> None:
             *PREFIX, rest,
             ("watch", 0, "begin"), ("watch_session", 0), ("model", 0, "reasoning", 3), ("model", 0, "text", 5), rest,
             ("pull", 0, 4096, 20), ("model", 0, "burst", 7), ("model", 0, "tools", 1), rest, ("pull", 0, 200, 1), rest,
-            ("hold",), ("release",), ("rest",), ("watch", 0, "begin"), ("pull", 0, 1, 1), rest, ("model", 0, "text", 5), ("start", 0, False, False), rest,
+            ("hold",), ("release",), ("rest",), ("watch", 0, "begin"), ("pull", 0, 1, 1), rest, ("model", 0, "text", 5),
+            ("start", 0, False, False), ("model", 0, "falter", 0), rest, ("advance", 2.0), rest,
+            ("model", 0, "falter", 0), rest, ("advance", 4.0), rest, ("model", 0, "text", 1), rest,
             ("start", 0, True, False), rest,
             ("model", 0, "burst", 7), ("stop", 1, 3), rest, ("watch", 0, "resume"), ("advance", 8.0), rest,
             ("watch", 0, "resume"), ("watch", 1, "begin"), ("start", 0, False, True), ("model", 0, "text", 2), rest,
@@ -90,6 +92,8 @@ def test_the_world_turns() -> None:
     )  # fmt: skip
     for name in (
         "session_busy",
+        "falter",
+        "tried again",
         "started",
         "stopped",
         "watched",
