@@ -10,6 +10,7 @@ without a close frame that says so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import weakref
@@ -108,6 +109,20 @@ class WebSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise Closed(str(exc)) from None
 
+    @property
+    def free(self) -> bool:
+        """`send_now` may be called."""
+        return self._stream.free and self._connection.closed is None
+
+    @property
+    def unsent(self) -> bool:
+        """The kernel did not take all of a `send_now`: the next `send` sends the rest first."""
+        return bool(self._stream.rest)
+
+    def send_now(self, frames: bytes) -> None:
+        """Send whole frames without waiting. If the connection has ended, the next `send` or `receive` says so."""
+        self._stream.send_now(frames)
+
     async def close(self, code: int, reason: str) -> None:
         """The closing handshake, bounded in time; the socket is closed when this returns or is cancelled."""
         try:
@@ -173,6 +188,7 @@ class _Stream(trio.abc.Stream):
         self._behind = behind
         self._begun = trio.Event()
         self._turn = trio.StrictFIFOLock()
+        self.rest = b""  # of a frame that `send_now` began: nothing else may be sent before it
 
     @property
     def alive(self) -> bool:
@@ -216,13 +232,26 @@ class _Stream(trio.abc.Stream):
         except trio.WouldBlock:
             await self._turn.acquire()
         try:
-            await self._inner.send_all(data)
+            rest, self.rest = self.rest, b""
+            await self._inner.send_all(rest + data if rest else data)
         finally:
             self._turn.release()
 
+    @property
+    def free(self) -> bool:
+        """Nobody is sending, and no TLS is between us and the socket, which might have to wait."""
+        return self._inner is self.transport and not self.rest and not self._turn.locked()
+
+    def send_now(self, frames: bytes) -> None:
+        assert self.free, "frames would be mixed"
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            sent = self.transport.send_now(frames)
+            if sent < len(frames):
+                self.rest = frames[sent:]
+
     async def send_frames(self, frames: bytes) -> None:
         """As send_all, but without waiting if the kernel takes it all."""
-        if self._inner is self.transport and not self._turn.locked():
+        if self.free:
             sent = self.transport.send_now(frames)
             if sent == len(frames):
                 return

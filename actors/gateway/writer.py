@@ -67,6 +67,7 @@ class Writer:
         self._dirty: deque[Watch] = deque()
         self._bell = Bell()
         self._gathering = False
+        self._idle = False  # the task waits, and nothing is to be sent
         self._last = -1.0  # when the last batch left
         self._ping = False
         self._left = False
@@ -137,13 +138,40 @@ class Writer:
     # ------------------------------------------------------------ for watches (Post)
     def ring(self, watch: Watch) -> None:
         """The watch may have something. Synchronous and cheap: called by feeds for each event."""
-        if not watch.dirty:
+        if watch.dirty:
+            if self._gathering and watch.urgent:
+                self._bell.ring()
+        elif self._idle and self._may_send_now(watch):
+            self._send_now(watch)
+        else:
             watch.dirty = True
             self._dirty.append(watch)
             if self._gathering and not watch.urgent:
                 return
             self._bell.ring()
-        elif self._gathering and watch.urgent:
+
+    def _may_send_now(self, watch: Watch) -> bool:
+        """Whether it has deltas only, and they need not wait. Of several watches one wake-up may serve many."""
+        return (
+            not self._replies
+            and len(self._watches) == 1
+            and not watch.urgent
+            and self._meter.gathering() <= 0
+            and self._socket.free
+        )
+
+    def _send_now(self, watch: Watch) -> None:
+        """Send what the one watch has: to wake the task for each of its deltas costs more than all the rest."""
+        text = watch.pull(PIECE_BYTES)
+        if text is not None:
+            self._sent.frames += 1
+            self._socket.send_now(websocket.frame(text))
+            self._last = trio.current_time()
+        if watch.behind:
+            watch.dirty = True
+            self._dirty.append(watch)
+        if self._dirty or self._socket.unsent:
+            self._idle = False
             self._bell.ring()
 
     def want(self, reader: RunReader) -> None:
@@ -178,7 +206,7 @@ class Writer:
                 if not await self._wait():
                     await trio.lowlevel.checkpoint()  # sending is none
                 batch = self._gather()
-                if batch:
+                if batch or self._socket.unsent:
                     await self._socket.send(batch[0] if len(batch) == 1 else b"".join(batch))
                     self._last = trio.current_time()
                     self._on_sent()
@@ -191,9 +219,11 @@ class Writer:
     async def _wait(self) -> bool:
         """Return when a batch is to be sent: at once for anything but deltas. False if that was not waited for."""
         waited = False
-        while not (self._replies or self._ping or self._goodbye is not None):
+        while not (self._replies or self._ping or self._goodbye is not None or self._socket.unsent):
             if not self._dirty:
+                self._idle = True
                 await self._bell.wait()
+                self._idle = False
                 waited = True
                 continue
             wait = self._meter.gathering()
