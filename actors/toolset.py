@@ -8,8 +8,9 @@ and exceptions become results with `is_error`, which the model reads. What the t
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
@@ -19,43 +20,22 @@ from actors._ask import ActorDied
 from actors._log_context import add_log_context
 from actors._spool import ToolsetSpool
 from actors._tally import Tally
+from actors._toolset_life import Preview, Restart, Toolset, ToolsetLife
 from engine import codec
 from engine.errors import CallerError, EngineError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.tools.cut import HeadTail, cut_text, utf8
-from engine.tools.spec import ToolContext, ToolLine, ToolResult, ToolsetState, ToolsetStatus, ToolSpec
+from engine.tools.explain import explain
+from engine.tools.spec import ToolContext, ToolLine, ToolResult, ToolsetStatus, ToolSpec
 from engine.transcript.records import Failure
 
 _log = logging.getLogger("greenroom.toolset")
 T = TypeVar("T")
-Preview = Callable[[str], None]  # takes live output of a call; bounded by the run that shows it
-
-# Of a tool's exception a model needs its sentence; 2 KiB hold it, 20 lines a nested one.
-_ERROR_BYTES: Final = 2 * KIB
-_ERROR_LINES: Final = 20
 _TITLE_CHARACTERS: Final = 200
 # Of a long result as much is cut between two looks at the loop: a tenth of a millisecond.
 _PIECE_CHARACTERS: Final = 64 * KIB
 # Small file work for others than tools at the same time; two cores and one disk serve no more.
 FILE_THREADS: Final = 8
-
-
-class Toolset(Protocol):
-    """What one kind of toolset brings. Tools are named as inside the toolset."""
-
-    @property
-    def kind(self) -> str: ...
-
-    async def open(self) -> Sequence[ToolSpec]:
-        """Make the tools usable. Cancelled past `limits.toolset_start_timeout`. Raising makes the toolset `failed`."""
-
-    async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
-        """Run one of the tools on a JSON object. Calls are concurrent; cancelled ones return when they have ended.
-
-        The result need not be bounded. Raises codec.DecodeError for input that does not fit, and what it likes."""
-
-    async def close(self) -> None:
-        """Give back what `open` took; also after an `open` that failed."""
 
 
 class ToolsetRef(Ref):
@@ -71,12 +51,18 @@ class ToolsetRef(Ref):
         return result
 
     async def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools with their full names; none while the toolset is not ready."""
-        specs: tuple[ToolSpec, ...] = await self._ask(_Specs())
+        """The tools with their full names, the toolset being opened for it if they were never read; none of one that
+        has failed. As late as its start."""
+        specs: tuple[ToolSpec, ...] = await self._ask(_Specs(), timeout=None)
         return specs
 
     async def status(self) -> ToolsetStatus:
         status: ToolsetStatus = await self._ask(_Status())
+        return status
+
+    async def restart(self) -> ToolsetStatus:
+        """Close the toolset, its calls ending with an error, and open it again; what came of it."""
+        status: ToolsetStatus = await self._ask(_Restart(), timeout=None)
         return status
 
 
@@ -98,9 +84,15 @@ class _Status:
     pass
 
 
+@attrs.frozen(slots=True)
+class _Restart:
+    pass
+
+
 class ToolsetActor(Actor):
-    """`call_timeout` in seconds stands in for the limit; `restarts` tells how often it was started before. `spool` is
-    the toolset's, and emptied at the end; without one nothing of a long result is kept but head and tail."""
+    """`call_timeout` in seconds stands in for the limit. A `lazy` toolset is opened by its first use, any other when
+    the actor starts; it is closed after `idle` seconds without use. `spool` is the toolset's, and emptied at the end;
+    without one nothing of a long result is kept but head and tail."""
 
     def __init__(
         self,
@@ -108,79 +100,71 @@ class ToolsetActor(Actor):
         *,
         limits: Limits = DEFAULT,
         call_timeout: float | None = None,
-        restarts: int = 0,
+        restart: Restart = "never",
+        lazy: bool = False,
+        idle: float = math.inf,
         spool: ToolsetSpool | None = None,
     ) -> None:
         self._toolset = toolset
         self._spool = spool
         self._limits = limits
         self._call_timeout = call_timeout or limits.tool_call_timeout
-        self._restarts = restarts
-        self._state: ToolsetState = "stopped"
+        self._restart: Restart = restart
+        self._lazy = lazy and restart != "always"
+        self._idle = idle
         self._stopping = False
-        self._tools: dict[str, ToolSpec] = {}
-        self._error: Failure | None = None
-        self._leases = 0
-        self._calls: set[trio.CancelScope] = set()  # those inside the toolset
-        self._idle = trio.Event()  # after the stop was asked: no call is left
 
     def make_ref(self, cell: Cell) -> ToolsetRef:
         return ToolsetRef(cell)
 
     async def on_start(self) -> None:
-        # A toolset that cannot start is shown as failed: the daemon and the other toolsets go on without it.
-        self._state = "starting"
-        try:
-            with trio.fail_after(self._limits.toolset_start_timeout):
-                self._tools = {spec.name: spec for spec in await self._toolset.open()}
-        except Exception as exc:  # noqa: BLE001 - what a toolset raises must not keep the daemon from starting
-            _log.exception("%s could not be started", self.cell.path)
-            self._state = "failed"
-            self._error = Failure(code="tool_error", message=f"it could not be started: {_explain(exc)}")
-        else:
-            self._state = "ready"
+        self._life = ToolsetLife(
+            self._toolset, self.cell.name, limits=self._limits, restart=self._restart, idle=self._idle
+        )
+        self.cell.start_soon(self._life.run)
+        if not self._lazy:
+            # One that cannot start is shown as failed: the daemon and the other toolsets go on without it.
+            await self._life.ready()
 
     async def handle(self, message: Any) -> Any:
         match message:
             case _Call():
                 return self.cell.defer(self._call, message)
             case _Specs():
-                full = (attrs.evolve(spec, name=self._full(name)) for name, spec in self._tools.items())
-                return tuple(full) if self._state == "ready" else ()
+                return self.cell.defer(self._specs)
             case _Status():
                 return self._status()
+            case _Restart():
+                return self.cell.defer(self._again, keep=True)
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
-        self._state = "stopping"
         self._stopping = True
-        for scope in self._calls:
-            scope.cancel(reason=reason)
-        if not self._leases:
-            self._idle.set()
+        await self._life.stop()
 
     async def on_stop(self, reason: str) -> None:
-        await self._idle.wait()
-        try:
-            await self._toolset.close()
-        except Exception:  # noqa: BLE001 - the end of an actor is not kept up by what it used
-            _log.exception("%s could not be closed", self.cell.path)
         if self._spool is not None:
             await self._spool.aclose()
-        self._state = "stopped"
+
+    async def _specs(self) -> tuple[ToolSpec, ...]:
+        life = self._life
+        if life.state == "failed" or not life.tools:
+            await life.ready()
+        if life.state == "failed":
+            return ()
+        return tuple(attrs.evolve(spec, name=self._full(name)) for name, spec in life.tools.items())
+
+    async def _again(self) -> ToolsetStatus:
+        await self._life.stop()
+        await self._life.ready()
+        return self._status()
 
     # ------------------------------------------------------------ calls
     async def _call(self, call: _Call) -> ToolResult:
-        self._leases += 1
         add_log_context(session_id=call.context.session_id, run_id=call.context.run_id)
-        try:
-            result = await self._answer(call)
-            title = result.title if result.title is None else result.title[:_TITLE_CHARACTERS]
-            return attrs.evolve(await self._bounded(result), title=title)
-        finally:
-            self._leases -= 1
-            if not self._leases and self._stopping:
-                self._idle.set()
+        result = await self._answer(call)
+        title = result.title if result.title is None else result.title[:_TITLE_CHARACTERS]
+        return attrs.evolve(await self._bounded(result), title=title)
 
     async def _bounded(self, result: ToolResult) -> ToolResult:
         """The result as a model sees it, the whole kept if that is more."""
@@ -194,24 +178,30 @@ class ToolsetActor(Actor):
         return attrs.evolve(result, text=collected.text, whole=collected.whole)
 
     async def _answer(self, call: _Call) -> ToolResult:
-        name = self._full(call.tool)
-        if self._state != "ready":
-            why = f": {self._error.message}" if self._error else ""
-            return _failed(f"The toolset {self.cell.name} is {self._state}{why}")
-        if call.tool not in self._tools:
-            return unknown_tool(name, [self._full(tool) for tool in self._tools])
+        life, name = self._life, self._full(call.tool)
+        with trio.move_on_after(self._call_timeout) as scope:
+            if self._stopping or not await life.ready():
+                why = f": {life.error}" if life.error else ""
+                return _failed(f"The toolset {self.cell.name} is {life.state}{why}")
+            with life.lease(scope):
+                return await self._made(call, name)
+        if trio.current_time() >= scope.deadline:
+            return _failed(f"{name} did not finish in {self._call_timeout:g} s and was stopped.")
+        if life.broken is not None:
+            return _failed(f"{name} did not finish: of the toolset {self.cell.name}, {life.broken}")
+        return _failed(f"{name} did not finish: the toolset {self.cell.name} is stopped.")
+
+    async def _made(self, call: _Call, name: str) -> ToolResult:
+        """The call's result, whatever the tool does."""
+        if call.tool not in self._life.tools:
+            return unknown_tool(name, [self._full(tool) for tool in self._life.tools])
         if len(call.input) > self._limits.tool_input_bytes:
             return _failed(f"The input of {name} is over {self._limits.tool_input_bytes:,} bytes.")
         try:
             value = codec.parse(call.input or b"{}")
             if type(value) is not dict:
                 raise codec.DecodeError([("", "expected a JSON object")])
-            with trio.move_on_after(self._call_timeout) as scope:
-                self._calls.add(scope)
-                try:
-                    return await self._toolset.call(call.tool, value, call.context, call.preview)
-                finally:
-                    self._calls.discard(scope)
+            return await self._toolset.call(call.tool, value, call.context, call.preview)
         except codec.DecodeError as exc:
             mistakes = "\n".join(f"- {path or 'input'}: {message}" for path, message in exc.fields)
             return _failed(f"The input of {name} does not fit its schema:\n{mistakes}")
@@ -219,24 +209,22 @@ class ToolsetActor(Actor):
             return _failed(f"{name}: {exc.message}")
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a tool's exception is its result; sys.exit() too
             _log.warning("%s failed", name, exc_info=exc)
-            return _failed(f"{name} failed: {_explain(exc)}")
-        if self._stopping:
-            return _failed(f"{name} did not finish: the toolset {self.cell.name} is stopped.")
-        return _failed(f"{name} did not finish in {self._call_timeout:g} s and was stopped.")
+            return _failed(f"{name} failed: {explain(exc)}")
 
     # ------------------------------------------------------------ what it shows
     def _full(self, tool: str) -> str:
         return f"{self.cell.name}.{tool}"
 
     def _status(self) -> ToolsetStatus:
+        life = self._life
         return ToolsetStatus(
             name=self.cell.name,
             kind=self._toolset.kind,
-            state=self._state,
-            tools=tuple(ToolLine(name=spec.name, description=spec.description) for spec in self._tools.values()),
-            leases=self._leases,
-            restarts=self._restarts,
-            error=self._error,
+            state=life.state,
+            tools=tuple(ToolLine(name=spec.name, description=spec.description) for spec in life.tools.values()),
+            leases=life.leases,
+            restarts=life.restarts,
+            error=None if life.error is None else Failure(code="tool_error", message=life.error),
         )
 
 
@@ -292,6 +280,11 @@ class Toolbox:
         self._tally.tool_seconds[toolset].observe(trio.current_time() - began)
         return result
 
+    async def restart(self, name: str) -> ToolsetStatus:
+        """Close the toolset and open it again; what came of it. Raises CallerError("unknown_toolset")."""
+        self.check([name])
+        return await self._find(name).restart()
+
     async def statuses(self) -> tuple[ToolsetStatus, ...]:
         """Every configured toolset; one that is not running now is `restarting`."""
         found: list[ToolsetStatus] = []
@@ -318,16 +311,3 @@ def unknown_tool(name: str, known: Sequence[str]) -> ToolResult:
 
 def _failed(text: str) -> ToolResult:
     return ToolResult(text=text, is_error=True)
-
-
-def _explain(exc: BaseException) -> str:
-    """One bounded sentence on an exception that may be anything."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    try:
-        says = str(exc)
-    except Exception:  # noqa: BLE001 - a stranger's __str__
-        says = "it cannot be shown"
-    cutter = HeadTail(_ERROR_BYTES, _ERROR_LINES)
-    cutter.feed(f"{type(exc).__name__}: {says}" if says else type(exc).__name__)
-    return cutter.result()

@@ -85,6 +85,11 @@ class Limits:
         64 * KIB, "bytes", "live output of one tool call in a second; what is more is not shown"
     )
     toolset_start_timeout: float = _seconds(30, "start of a toolset")
+    toolset_stop_timeout: float = _seconds(10, "a toolset has this long to close before it is left to its guard")
+    toolset_idle: float = _seconds(600, "a tool server that nobody has used for this long is stopped")
+    toolset_restarts: int = _bound(5, "count", "attempts to start a toolset that broke before it is failed")
+    toolset_backoff_first: float = _seconds(1, "wait before the first of these attempts, doubled with each")
+    toolset_backoff_max: float = _seconds(32, "longest wait between two of these attempts")
     file_tool_bytes: int = _bound(10 * MIB, "bytes", "largest file that a content search opens")
     search_matches: int = _bound(1000, "count", "matches that one search returns before it stops and says so")
     search_files_max: int = _bound(100_000, "count", "files that one search visits before it stops and says so")

@@ -65,9 +65,9 @@ ENGINE_ORDER = (
 
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
-    "_clock", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor",
+    "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor",
     "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs", "places", "blobs",
-    "journal", "models", "store", "snapshots", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "services", "calls", "run",
+    "journal", "models", "store", "snapshots", "_toolset_life", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "services", "calls", "run",
     "session", "admission", "registry", "composition", "governor", "metrics", "gateway", "daemon", "api", "client",
     "cli", "terminal",
 )  # fmt: skip
@@ -79,6 +79,8 @@ LAZY = {
     "shtab": "needed by one command",
     "prometheus_client": "1.5 MiB and 12 ms: imported at the first scrape",
     "mcp": "46 MiB: imported when such a toolset is configured",
+    "mcp_types": "comes with mcp",
+    "anyio": "comes with mcp",
     "rich": "for the terminal client",
     "textual": "for the terminal client",
 }
@@ -87,14 +89,16 @@ ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
     "h11": ("actors.gateway",),
     "ssl": ("actors._http", "actors.gateway", "actors.client.dial"),
-    "httpx2": ("actors._http",),
+    "httpx2": ("actors._http", "actors.toolsets.mcp_http"),
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
     "shtab": ("actors.cli.completion",),
     "prometheus_client": ("actors.metrics",),
     "threading": ("actors._disk", "actors.logs"),
     "asyncio": (),
-    "anyio": (),
+    "anyio": ("actors.toolsets.mcp_stdio",),  # the official client takes anyio's streams and knows its errors
+    "mcp": ("actors.toolsets",),
+    "mcp_types": ("actors.toolsets",),
 }
 
 

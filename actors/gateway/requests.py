@@ -90,6 +90,7 @@ class Toolsets(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
     async def statuses(self) -> tuple[ToolsetStatus, ...]: ...
+    async def restart(self, name: str) -> ToolsetStatus: ...
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -248,6 +249,10 @@ async def _toolset_list(client: Client, params: methods.NoParams) -> Json:
     return {"toolsets": [codec.plain(status) for status in await client.services.toolsets.statuses()]}
 
 
+async def _toolset_restart(client: Client, params: methods.ToolsetRestart) -> Json:
+    return {"toolset": codec.plain(await client.services.toolsets.restart(params.name))}
+
+
 async def _output_read(client: Client, params: methods.OutputRead) -> Json:
     limit = min(params.limit, OUTPUT_READ_MAX)
     piece = await client.services.registry.read_output(params.handle, params.offset, limit)
@@ -277,6 +282,7 @@ HANDLERS: Final = MappingProxyType[str, Handler](
         "run.list": _run_list,
         "approval.reply": _approval_reply,
         "toolset.list": _toolset_list,
+        "toolset.restart": _toolset_restart,
         "output.read": _output_read,
         "daemon.stats": _daemon_stats,
     }

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import trio
 
-from actors.toolset import FILE_THREADS, Preview
+from actors._toolset_life import Preview, no_news
+from actors.toolset import FILE_THREADS
 from engine import codec
 from engine.config import DEFAULT_TOOLS
 from engine.limits import DEFAULT, Limits
@@ -49,6 +50,8 @@ class FilesToolset:
         # Not abandoned when it is cancelled: the work looks at every block, and its descriptors are its own to close.
         job = partial(work, context.cwd, asked, trio.from_thread.check_cancelled, self._limits)
         return await trio.to_thread.run_sync(job, limiter=self._threads)
+
+    news = staticmethod(no_news)
 
     async def close(self) -> None:
         """Nothing is kept between calls."""

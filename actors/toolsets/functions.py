@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import trio
 
-from actors.toolset import Preview
+from actors._toolset_life import Preview, no_news
 from engine import codec
 from engine.limits import DEFAULT, Limits
 from engine.tools.function import FunctionTool, function_tool, result_of
@@ -50,6 +50,8 @@ class FunctionsToolset:
         if inspect.isawaitable(returned):  # a sync function that made a coroutine
             returned = await returned
         return result_of(returned)
+
+    news = staticmethod(no_news)
 
     async def close(self) -> None:
         """Nothing is kept between calls."""

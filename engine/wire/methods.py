@@ -278,7 +278,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "run.list": Method(RunList, ("runs", "next_cursor?")),
         "approval.reply": Method(ApprovalReply, ("decision", "by")),
         "toolset.list": Method(NoParams, ("toolsets",)),
-        "toolset.restart": Method(ToolsetRestart, ("toolset",), served=False),
+        "toolset.restart": Method(ToolsetRestart, ("toolset",)),
         "output.read": Method(OutputRead, ("text?", "data_base64?", "next_offset?", "total")),
         "daemon.stats": Method(NoParams, ("uptime_s", "memory", "counts", "actors", "loop")),
     }

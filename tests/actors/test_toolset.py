@@ -12,7 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors._actor import open_actor
 from actors._ask import ActorDied
-from actors.toolset import Preview, Toolbox, ToolsetActor, ToolsetRef
+from actors._toolset_life import News, Preview
+from actors.toolset import Toolbox, ToolsetActor, ToolsetRef
 from engine import codec
 from engine.errors import CallerError
 from engine.limits import MIB, Limits
@@ -30,9 +31,13 @@ class Fake:
     def __init__(self) -> None:
         self.names = ["echo", "raise", "exit", "group", "engine", "ugly", "large", "wide", "forever", "mistake"]
         self.ended: list[str] = []
+        self.tell, self.next_news = trio.open_memory_channel[News](10)
 
     async def open(self) -> Sequence[ToolSpec]:
         return [ToolSpec(name=name, description=f"Does {name}.", input_schema=b"{}") for name in self.names]
+
+    async def news(self) -> News:
+        return await self.next_news.receive()
 
     async def close(self) -> None:
         self.ended.append("closed")
@@ -227,14 +232,14 @@ class Hanging(Fake):
 
 async def test_a_toolset_that_cannot_start_is_failed_and_harms_nobody() -> None:
     toolset = Failing()
-    async with opened(toolset, restarts=2) as ref:
+    async with opened(toolset) as ref:
         assert await ref.status() == ToolsetStatus(
             name="fake",
             kind="fake",
             state="failed",
             tools=(),
             leases=0,
-            restarts=2,
+            restarts=0,
             error=Failure(code="tool_error", message="it could not be started: OSError: no such server"),
         )
         assert await ref.specs() == ()

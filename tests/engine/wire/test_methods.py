@@ -11,7 +11,7 @@ from engine.commands import InputFile, NewSession, SessionChanges, StartRun
 from engine.wire import methods
 from engine.wire.methods import METHODS, InvalidParams, UnknownMethod, decode
 
-LATER = {"session.fork", "session.compact", "toolset.restart"}
+LATER = {"session.fork", "session.compact"}
 
 
 def mistakes(method: str, params: Any) -> dict[str, str]:

@@ -1,0 +1,334 @@
+"""The life of a toolset: lazy start, watch, restarts by policy, idle end, and stops in every state from many tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actors._actor import open_actor
+from actors._toolset_life import FAILED_SECONDS, STABLE_SECONDS, News, Preview
+from actors.toolset import ToolsetActor, ToolsetRef
+from engine import codec
+from engine.limits import Limits
+from engine.tools.spec import ToolContext, ToolResult, ToolSpec
+
+CONTEXT = ToolContext(session_id="ses_1", run_id="run_1", call_id="call_1", cwd="/")
+LIMITS = Limits(toolset_restarts=3, toolset_backoff_first=1, toolset_backoff_max=8)
+
+
+class Server:
+    """A toolset that the test breaks. `log` has what happened to it."""
+
+    kind = "fake"
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.fails = 0  # how many of the next starts fail
+        self.hangs = False  # whether a start or an end hangs
+        self.hangs_closing = False
+        self.open_now = 0
+        self._tell, self._news = trio.open_memory_channel[News | Exception](10)
+
+    def tell(self, **news: Any) -> None:
+        self._tell.send_nowait(News(**news))
+
+    def crash(self, exc: Exception) -> None:
+        self._tell.send_nowait(exc)
+
+    async def open(self) -> Sequence[ToolSpec]:
+        assert self.open_now == 0, "opened twice"
+        self.open_now += 1
+        self.log.append("open")
+        if self.fails:
+            self.fails -= 1
+            raise OSError("no such server")
+        if self.hangs:
+            await trio.sleep_forever()
+        return [self.spec("wait"), self.spec("echo")]
+
+    def spec(self, name: str) -> ToolSpec:
+        return ToolSpec(name=name, description=f"Does {name}.", input_schema=b"{}")
+
+    async def news(self) -> News:
+        news = await self._news.receive()
+        if isinstance(news, Exception):
+            raise news
+        return news
+
+    async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
+        assert self.open_now == 1, "called while it is closed"
+        if tool == "wait":
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.log.append("left")
+        return ToolResult(text="echo")
+
+    async def close(self) -> None:
+        if self.hangs_closing:
+            await trio.sleep_forever()
+        self.log.append("close")
+        self.open_now -= 1
+
+
+@asynccontextmanager
+async def alive(server: Server, **given: Any) -> AsyncIterator[ToolsetRef]:
+    given = {"limits": LIMITS, "lazy": True, "restart": "on_failure", **given}
+    async with open_actor(ToolsetActor(server, **given), "fake") as ref:
+        yield ref
+    assert server.open_now == 0 or server.hangs_closing, "left open"
+
+
+async def state(ref: ToolsetRef) -> str:
+    return (await ref.status()).state
+
+
+async def echo(ref: ToolsetRef) -> str:
+    return (await ref.call("echo", b"{}", CONTEXT)).text
+
+
+class Waiting:
+    """A call that works until something ends it."""
+
+    def __init__(self, ref: ToolsetRef, nursery: trio.Nursery) -> None:
+        self.text: str | None = None
+        nursery.start_soon(self._call, ref)
+
+    async def _call(self, ref: ToolsetRef) -> None:
+        self.text = (await ref.call("wait", b"{}", CONTEXT)).text
+
+
+# ------------------------------------------------------------------ start
+async def test_it_is_opened_by_its_first_use_only() -> None:
+    server = Server()
+    async with alive(server) as ref:
+        assert await state(ref) == "stopped" and server.log == []
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ref.specs)
+                nursery.start_soon(echo, ref)
+        assert server.log == ["open"] and await state(ref) == "ready"
+    assert server.log == ["open", "close"]
+
+
+async def test_always_means_from_the_start_on() -> None:
+    server = Server()
+    async with alive(server, restart="always", idle=5) as ref:
+        assert await state(ref) == "ready"
+
+
+async def test_a_failed_start_is_tried_again_with_growing_waits(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.fails = 3
+    async with alive(server) as ref:
+        began = trio.current_time()
+        assert await echo(ref) == "echo"
+        # 1, 2 and 4 seconds, each from half of it on.
+        assert 3.5 <= trio.current_time() - began <= 7
+        status = await ref.status()
+        assert (status.restarts, status.error) == (3, None)
+    assert server.log == ["open", "close"] * 4
+
+
+async def test_after_the_last_attempt_it_is_failed_until_a_use_much_later(mock_clock: MockClock) -> None:
+    server = Server()
+    server.fails = 4
+    async with alive(server) as ref:
+        mock_clock.autojump_threshold = 0
+        assert await echo(ref) == "The toolset fake is failed: it could not be started: OSError: no such server"
+        mock_clock.autojump_threshold = float("inf")
+        assert len(server.log) == 8 and await ref.specs() == ()
+        mock_clock.jump(FAILED_SECONDS - 1)
+        assert "is failed" in await echo(ref) and len(server.log) == 8
+        mock_clock.jump(1.001)
+        assert await echo(ref) == "echo"
+
+
+async def test_never_means_one_start() -> None:
+    server = Server()
+    server.fails = 1
+    async with alive(server, restart="never") as ref:
+        assert "is failed" in await echo(ref)
+        assert server.log == ["open", "close"]
+        assert (await ref.restart()).state == "ready"
+
+
+async def test_a_start_that_hangs_is_ended_and_closed(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.hangs = True
+    async with alive(server, restart="never") as ref:
+        assert "was not ready within 30 s" in await echo(ref)
+        assert server.log == ["open", "close"]
+
+
+# ------------------------------------------------------------------ watch
+async def test_its_tools_change_and_part_of_it_may_not_work() -> None:
+    server = Server()
+    async with alive(server) as ref:
+        assert [spec.name for spec in await ref.specs()] == ["fake.wait", "fake.echo"]
+        server.tell(tools=[server.spec("echo"), server.spec("new")])
+        server.tell(trouble="its resources cannot be listed")
+        await wait_all_tasks_blocked()
+        assert [spec.name for spec in await ref.specs()] == ["fake.echo", "fake.new"]
+        status = await ref.status()
+        assert status.state == "degraded" and status.error is not None and "resources" in status.error.message
+        assert await echo(ref) == "echo"
+        server.tell()
+        await wait_all_tasks_blocked()
+        assert await state(ref) == "ready" and (await ref.status()).error is None
+
+
+@pytest.mark.parametrize("how", ["told", "raised"])
+async def test_one_that_breaks_ends_its_calls_and_is_started_again(autojump_clock: MockClock, how: str) -> None:
+    server = Server()
+    async with alive(server) as ref, trio.open_nursery() as nursery:
+        waiting = [Waiting(ref, nursery) for _ in range(3)]
+        await wait_all_tasks_blocked()
+        if how == "told":
+            server.tell(broken="exit code 1")
+        else:
+            server.crash(ValueError("exit code 1"))
+        assert await echo(ref) == "echo"  # a call made meanwhile waits for the new life
+        for one in waiting:
+            assert one.text is not None and "has broken" in one.text and "exit code 1" in one.text
+        assert server.log == ["open", "left", "left", "left", "close", "open"]
+        assert (await ref.status()).restarts == 1
+
+
+async def test_a_long_life_begins_the_attempts_anew(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with alive(server) as ref:
+        for _ in range(5):
+            assert await echo(ref) == "echo"
+            await trio.sleep(STABLE_SECONDS)
+            server.tell(broken="again")
+            await wait_all_tasks_blocked()
+        assert await echo(ref) == "echo"
+        for _ in range(3):
+            server.tell(broken="at once")
+        await trio.sleep(30)  # longer than all waits together
+        assert await state(ref) == "failed"
+
+
+async def test_an_idle_one_is_closed_and_comes_back_with_its_tools_known(mock_clock: MockClock) -> None:
+    server = Server()
+    async with alive(server, idle=100) as ref, trio.open_nursery() as nursery:
+        waiting = Waiting(ref, nursery)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(110)  # a call that works keeps it
+        await wait_all_tasks_blocked()
+        assert await state(ref) == "ready" and waiting.text is None
+        mock_clock.jump(11)  # over the call's own time
+        await wait_all_tasks_blocked()
+        assert waiting.text is not None and "did not finish in 120 s" in waiting.text
+        mock_clock.jump(99)
+        await wait_all_tasks_blocked()
+        assert await state(ref) == "ready"
+        mock_clock.jump(1.001)
+        await wait_all_tasks_blocked()
+        assert await state(ref) == "stopped" and server.log == ["open", "left", "close"]
+        assert len(await ref.specs()) == 2 and await state(ref) == "stopped"
+        assert await echo(ref) == "echo" and (await ref.status()).restarts == 0
+
+
+# ------------------------------------------------------------------ stop
+async def many(ref: ToolsetRef, tasks: int = 10) -> None:
+    """Stop it from many tasks at once: all return after the end."""
+    life = ref._cell.actor._life  # type: ignore[attr-defined]
+    returned = 0
+
+    async def stop() -> None:
+        nonlocal returned
+        await life.stop()
+        assert life.state == "stopped"
+        returned += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(tasks):
+            nursery.start_soon(stop)
+    assert returned == tasks
+
+
+@pytest.mark.parametrize("where", ["stopped", "connect", "watch", "call", "backoff", "failed", "closing"])
+async def test_a_stop_in_every_state_and_a_start_afterwards(mock_clock: MockClock, where: str) -> None:
+    server = Server()
+    async with alive(server, restart="never" if where == "failed" else "on_failure") as ref:
+        async with trio.open_nursery() as nursery:
+            waiting: Waiting | None = None
+            match where:
+                case "connect":
+                    server.hangs = True
+                    nursery.start_soon(echo, ref)
+                case "watch":
+                    await echo(ref)
+                case "call" | "closing":
+                    waiting = Waiting(ref, nursery)
+                case "backoff" | "failed":
+                    server.fails = 1
+                    nursery.start_soon(echo, ref)
+            await wait_all_tasks_blocked()
+            expected = {
+                "connect": "starting",
+                "watch": "ready",
+                "call": "ready",
+                "backoff": "restarting",
+                "closing": "ready",
+            }
+            assert await state(ref) == expected.get(where, where)
+            if where == "closing":
+                nursery.start_soon(many, ref)
+            await many(ref)
+            server.hangs = False
+        assert server.open_now == 0
+        if waiting is not None:
+            assert waiting.text is not None and "is stopped" in waiting.text
+        for _ in range(2):  # start, stop again
+            assert await echo(ref) == "echo"
+            await many(ref)
+    assert server.log.count("open") == server.log.count("close")
+
+
+async def test_an_end_that_hangs_is_bounded(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    server.hangs_closing = True
+    async with alive(server) as ref:
+        await echo(ref)
+        await many(ref)
+    assert any("could not be closed" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_restart_on_request() -> None:
+    server = Server()
+    async with alive(server) as ref, trio.open_nursery() as nursery:
+        waiting = Waiting(ref, nursery)
+        await wait_all_tasks_blocked()
+        statuses: list[str] = []
+
+        async def restart() -> None:
+            statuses.append((await ref.restart()).state)
+
+        async with trio.open_nursery() as several:
+            for _ in range(3):
+                several.start_soon(restart)
+        assert statuses == ["ready"] * 3
+        assert waiting.text is not None and "is stopped" in waiting.text
+        assert await echo(ref) == "echo"
+
+
+async def test_the_end_of_the_actor_closes_it_in_any_state(mock_clock: MockClock) -> None:
+    for prepare in ("connect", "backoff", "call"):
+        server = Server()
+        async with trio.open_nursery() as nursery, alive(server) as ref:
+            server.hangs, server.fails = prepare == "connect", prepare == "backoff"
+            if prepare == "call":
+                Waiting(ref, nursery)
+            else:
+                nursery.start_soon(echo, ref)
+            await wait_all_tasks_blocked()
+            await ref.stop()
+        assert server.open_now == 0
