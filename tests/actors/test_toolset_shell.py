@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -163,9 +164,9 @@ async def test_what_a_command_leaves_running_is_ended_and_told(shell: Shell) -> 
 
 
 async def test_a_command_that_takes_too_long_is_stopped_and_may_say_something(shell: Shell) -> None:
-    result = await shell.run("trap 'echo bye; exit' TERM; echo begun; while :; do sleep 0.01; done", timeout=0.2)
+    result = await shell.run("trap 'echo bye; exit' TERM; echo begun; while :; do sleep 0.01; done", timeout=1)
     assert result.text.startswith("begun\n")
-    assert result.text.endswith("\nbye\n[stopped after 0.2 s, before its end]")
+    assert result.text.endswith("\nbye\n[stopped after 1 s, before its end]")
     assert result.is_error
 
 
@@ -260,7 +261,7 @@ async def test_a_job_is_viewed_piece_by_piece_and_stopped(shell: Shell) -> None:
     (shell.folder / "go").touch()
     assert await viewed(shell, "job_1", lambda text: text.startswith("two\n")) == "two\n"
     listed = await shell.call("list")
-    assert listed.text.startswith("job_1: running for 0 s: echo one; while ")
+    assert re.match(r"job_1: running for \d+ s: echo one; while ", listed.text)
     stopped = await shell.call("stop", job="job_1")
     assert stopped.text == "[job_1: killed by SIGTERM]"
     assert (await shell.call("list")).text == f"job_1: killed by SIGTERM: {job}"
