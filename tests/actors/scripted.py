@@ -17,7 +17,7 @@ from actors._feed import Bell, RunFeed
 from actors.api import Engine, RunHandle, open_engine
 from actors.store import StoreRef
 from engine import codec
-from engine.config import Config, ModelConfig
+from engine.config import Config, ModelConfig, Permissions
 from engine.errors import PeerError
 from engine.limits import Limits
 from engine.providers.base import (
@@ -35,6 +35,7 @@ from engine.runs.log import Gap
 from engine.storage import applying, starting, waiting
 
 LIMIT = 30.0
+NO_RULES = Permissions()
 # Answers of a call may wait for the run: more than any test sends at a time.
 WAITING = 4096
 
@@ -224,7 +225,11 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
 
     @contextlib.asynccontextmanager
     async def stage(
-        tools: Sequence[Callable[..., Any]] = (), *, limit: float = LIMIT, **limits: float
+        tools: Sequence[Callable[..., Any]] = (),
+        permissions: Permissions = NO_RULES,
+        *,
+        limit: float = LIMIT,
+        **limits: float,
     ) -> AsyncIterator[Stage]:
         models = ScriptedModels()
         monkeypatch.setattr("actors.composition.Models", lambda *_, **__: models)
@@ -232,6 +237,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
             default_model="model",
             models={"model": ModelConfig(provider="demo"), "other": ModelConfig(provider="demo")},
             toolsets={},
+            permissions=permissions,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
         with trio.fail_after(limit):
