@@ -11,7 +11,7 @@ import codecs
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import attrs
 import trio
@@ -19,9 +19,9 @@ import trio
 from actors._guard import STOP_GRACE, Guard, Process
 from actors._guard_link import KILL_LIMIT, Ended
 from actors._spool import Output, ToolsetSpool
-from actors._toolset_life import Preview, no_news
+from actors._toolset_life import Preview
 from engine import codec
-from engine.errors import CallerError
+from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, Limits
 from engine.tools import shell
 from engine.tools.spec import ToolContext, ToolResult, ToolSpec
@@ -47,8 +47,8 @@ def call_limit(limits: Limits = DEFAULT) -> float:
 
 
 class ShellToolset:
-    """`env` is the environment of commands. `start_soon` starts a task that reads a job's output: of a nursery that
-    ends after the toolset is closed."""
+    """`env` is the environment of commands, `spool` the one that its actor empties. Not to be closed when idle: jobs
+    are no use of it."""
 
     kind = "builtin"
 
@@ -58,13 +58,11 @@ class ShellToolset:
         spool: ToolsetSpool,
         *,
         env: Mapping[str, str],
-        start_soon: Callable[..., None],
         limits: Limits = DEFAULT,
     ) -> None:
         self._guard = guard
         self._spool = spool
         self._env = dict(env)
-        self._start_soon = start_soon
         self._limits = limits
         self._shown = attrs.evolve(
             limits,
@@ -72,13 +70,21 @@ class ShellToolset:
             tool_result_lines=limits.tool_result_lines - shell.CLOSING_LINES,
         )
         self._jobs: dict[tuple[str, str], _Job] = {}  # by session and name, oldest first
+        self._tasks: trio.Nursery | None = None  # of jobs, while it is open
         self._started = 0
         self._starting = trio.Lock()
 
     async def open(self) -> Sequence[ToolSpec]:
         return [spec for spec, _ in _TOOLS.values()]
 
-    news = staticmethod(no_news)
+    async def news(self) -> NoReturn:
+        """Jobs live in it: whoever cancels it ends them."""
+        async with trio.open_nursery() as self._tasks:
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._tasks = None
+        raise AssertionError("it sleeps for ever")
 
     async def close(self) -> None:
         """Ends all jobs. What they wrote is the spool's owner's to remove."""
@@ -149,11 +155,14 @@ class ShellToolset:
         async with self._starting:  # one by one, so that the bound holds
             await self._make_room(context.session_id)
             process = await self._spawn(asked.command, context)
+            if self._tasks is None:
+                await process.aclose()
+                raise PeerError("tool_error", "the shell is being closed")
             self._started += 1
             name = f"job_{self._started}"
             job = _Job(name, asked.command, process, lambda: Output(self._spool, self._shown))
             self._jobs[context.session_id, name] = job
-            self._start_soon(job.run)
+            self._tasks.start_soon(job.run)
         return ToolResult(text=f"[{name} was started]", title=shell.first_line(asked.command))
 
     async def _make_room(self, session_id: str) -> None:
@@ -203,15 +212,16 @@ class _Job:
     async def run(self) -> None:
         """The task that reads what it writes."""
         try:
-            async with self._process:
-                while data := await self._process.read():
-                    async with self._turn:
-                        await self._output.feed(data)
-                self.ended = await self._process.wait()
+            while data := await self._process.read():
+                async with self._turn:
+                    await self._output.feed(data)
+            await self._process.wait()  # it may live on without an output
         except Exception:  # noqa: BLE001 - what it says is lost, and no other job
             _log.exception("the output of %s could not be read", self.name)
         finally:
-            self.ended = self.ended or self._process.ended or Ended(error="it was not waited for")
+            with trio.CancelScope(shield=True):
+                self.ended = await self._process.stop(CANCEL_GRACE)
+                await self._process.aclose()
             self._done.set()
 
     async def view(self) -> ToolResult:

@@ -65,15 +65,10 @@ async def opened(tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[
     await spools.open()
     own = {**os.environ, "OPENAI_API_KEY": "secret"}
     with trio.fail_after(DEADLINE):
-        async with open_guard(limits) as guard, trio.open_nursery() as nursery:
-            toolset = ShellToolset(
-                guard,
-                spools.of_toolset("shell"),
-                env=child_environment(own),
-                start_soon=nursery.start_soon,
-                limits=limits,
-            )
-            actor = ToolsetActor(toolset, limits=limits, call_timeout=call_limit(limits))
+        async with open_guard(limits) as guard:
+            spool = spools.of_toolset("shell")
+            toolset = ShellToolset(guard, spool, env=child_environment(own), limits=limits)
+            actor = ToolsetActor(toolset, limits=limits, call_timeout=call_limit(limits), spool=spool)
             async with open_actor(actor, "shell") as ref:
                 yield Shell(ref, toolset, guard, tmp_path / "work")
             assert guard.statistics().processes == 0
@@ -319,7 +314,24 @@ async def test_the_end_of_the_toolset_ends_jobs(tmp_path: Path) -> None:
             command = f"trap '' TERM; echo $$ > pid{number}; setsid sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000"
             await shell.call("start", f"ses_{number}", command=command)
         pids = [await shell.pid_in(f"pid{number}") for number in range(3)]
-    assert not present(pids)
+        assert (await shell.ref.restart()).state == "ready"
+        assert not present(pids)
+        assert (await shell.call("list", "ses_0")).text == "[no jobs]"
+        await shell.call("start", command="trap 'touch saved; exit' TERM; echo $$ > pid; while :; do sleep 0.01; done")
+        pid = await shell.pid_in("pid")
+    assert not present([pid])
+    assert (tmp_path / "work" / "saved").exists()
+
+
+async def test_a_job_without_an_output_lives_on(shell: Shell) -> None:
+    await shell.call("start", command="exec >&- 2>&-; touch closed; while [ ! -e go ]; do sleep 0.01; done; exit 5")
+    await until((shell.folder / "closed").exists)
+    assert "running" in (await shell.call("list")).text
+    (shell.folder / "go").touch()
+    with trio.fail_after(5):
+        while "running" in (await shell.call("list")).text:
+            await trio.lowlevel.checkpoint()
+    assert (await shell.call("view", job="job_1")).text == "[job_1: exit code 5]"
 
 
 async def test_the_number_of_jobs_is_bounded(tmp_path: Path) -> None:
