@@ -168,6 +168,7 @@ async def test_asking_for_a_run_that_nothing_has_makes_none(still: Still, mock_c
 async def test_asking_for_an_evicted_run_brings_nothing_back(still: Still, mock_clock: MockClock) -> None:
     async with still() as it:
         run = await it.one("said")
+        await it.pass_time(RETENTION)
         await it.pass_time(2 * Limits().passivate_after)
         assert not [name for name in names(it.stage.engine.tree()) if name.startswith("ses_")]
         for _ in range(20):
