@@ -31,6 +31,7 @@ NOT_TEXT: Final = 1003
 _UNREADABLE: Final = {1002: "not a frame of the WebSocket protocol", 1007: "a text message is UTF-8"}
 POLICY: Final = 1008
 TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
 
 PING: Final = b"\x89\x00"
 _TEXT: Final = 0x81  # the last and only fragment of a text message

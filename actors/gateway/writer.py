@@ -161,12 +161,18 @@ class Writer:
         )
 
     def _send_now(self, watch: Watch) -> None:
-        """Send what the one watch has: to wake the task for each of its deltas costs more than all the rest."""
-        text = watch.pull(PIECE_BYTES)
-        if text is not None:
-            self._sent.frames += 1
-            self._socket.send_now(websocket.frame(text))
-            self._last = trio.current_time()
+        """Send what the one watch has: to wake the task for each of its deltas costs more than all the rest. Called by
+        a run, whom a defect here must not end: it ends the connection."""
+        try:
+            text = watch.pull(PIECE_BYTES)
+            if text is not None:
+                self._sent.frames += 1
+                self._socket.send_now(websocket.frame(text))
+                self._last = trio.current_time()
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("%r could not be sent", watch)
+            self.finish(websocket.INTERNAL, "a defect of the daemon")
+            return
         if watch.behind:
             watch.dirty = True
             self._dirty.append(watch)

@@ -98,3 +98,20 @@ async def test_a_frame_that_the_kernel_took_in_part_is_finished_before_anything_
                     run.delta("x" * 3000)
             run.finish()
         assert text == "".join(f"{number} {'x' * 3000}" for number in range(10))
+
+
+async def test_a_defect_while_a_delta_is_sent_ends_the_connection_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as served, served.connect() as wire:
+        run = await watched(served, wire, "run_1")
+
+        def defect(self: Transport, data: bytes) -> int:
+            raise KeyError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Transport, "send_now", defect)
+            run.delta("x")
+        assert not run.feed.watched
+        assert await wire.close_code() == 1011
+    assert "could not be sent" in caplog.text
