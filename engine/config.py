@@ -326,8 +326,7 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
 
 
 def _permissions(raw: Mapping[str, Any]) -> Mistakes:
-    """What is no rule, and rules that this version could not keep: it cannot ask, and it denies tools, not
-    arguments."""
+    """What is no rule."""
     table = raw.get("permissions")
     mistakes: Mistakes = []
     for verb in ("allow", "ask", "deny"):
@@ -335,17 +334,10 @@ def _permissions(raw: Mapping[str, Any]) -> Mistakes:
         for index, text in enumerate(rules[:ENTRIES_MAX] if isinstance(rules, list) else ()):
             if not isinstance(text, str):
                 continue
-            place = f"permissions.{verb}[{index}]"
             try:
-                rule = parse_rule(text)
+                parse_rule(text)
             except ValueError as exc:
-                mistakes.append((place, str(exc)))
-                continue
-            here = any(rule.names(name, tool) for name, tools in BUILTIN_TOOLSETS.items() for tool in tools)
-            if here and verb == "ask":
-                mistakes.append((place, "this version cannot ask: allow or deny this tool"))
-            elif here and verb == "deny" and rule.patterns:
-                mistakes.append((place, "this version denies tools as a whole only"))
+                mistakes.append((f"permissions.{verb}[{index}]", str(exc)))
     return mistakes
 
 

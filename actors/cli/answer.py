@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -49,11 +50,12 @@ class Writer:
 class Answer:
     """Prints pushes of one run; afterwards has what the run ended with."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, seen: Callable[[Push], None] = lambda push: None) -> None:
         self.status: str | None = None
         self.error: dict[str, Any] | None = None
         self.reason: str | None = None
         self._writer = writer
+        self._seen = seen  # shown every push
         self._kinds: dict[str, str] = {}  # of parts that are being written
         self._printed: dict[str, int] = {}  # bytes of the text of this turn's parts
         self._at_line_start = True
@@ -62,6 +64,7 @@ class Answer:
         """Until the run has ended."""
         async for push in watch:
             await self.take(push)
+            self._seen(push)
         await self._end_line()
 
     async def take(self, push: Push) -> None:
@@ -130,14 +133,16 @@ class JsonLines:
     """Prints each event as a line of JSON with its `run_id`; gaps and snapshots are lines with their push's name as
     `type`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, seen: Callable[[Push], None] = lambda push: None) -> None:
         self.status: str | None = None
         self.error: dict[str, Any] | None = None
         self.reason: str | None = None
         self._writer = writer
+        self._seen = seen
 
     async def follow(self, watch: Watch) -> None:
         async for push in watch:
+            self._seen(push)
             run_id = push.params.get("run_id")
             if push.method == "watch.closed":
                 self.status = push.params.get("status", self.status)

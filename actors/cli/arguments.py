@@ -135,7 +135,16 @@ def _chat(command: _Command) -> None:
     )
     parser.add_argument("--session", metavar="ID", help="go on with this session")
     parser.add_argument("--model", metavar="NAME", help="the model to ask (the session's)")
+    _approve(parser)
     _start(parser)
+
+
+def _approve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--approve",
+        choices=("ask", "allow", "deny"),
+        help="what to answer when a tool call needs a person's consent (ask in a terminal, else deny)",
+    )
 
 
 def _run(command: _Command) -> None:
@@ -159,6 +168,7 @@ def _run(command: _Command) -> None:
         default="reject",
         help="while the session has an active run: fail; wait for it; put the message into it; stop it first (reject)",
     )
+    _approve(parser)
     parser.add_argument("--timeout", metavar="TIME", help="stop the run after this time, such as 90s, and fail")
     _json(parser, "print each event as a line of JSON")
     _start(parser)

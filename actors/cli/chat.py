@@ -6,7 +6,7 @@ once more, or where there is nothing to stop, it leaves.
 
 from __future__ import annotations
 
-import os
+import functools
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,15 +15,16 @@ from typing import Final
 import trio
 
 from actors.cli.answer import Answer, Writer
+from actors.cli.approvals import Approvals, How
 from actors.cli.arguments import Arguments
 from actors.cli.exits import CANCELLED, GOOD
+from actors.cli.lines import Lines
 from actors.cli.listing import listed
 from actors.cli.output import note
 from actors.cli.run import ask_to_stop, new_session, tell_end
 from actors.cli.sessions import tell_sessions
 from actors.cli.start import RECONNECT, open_client
 from actors.client import Client, ConnectionLost, NoDaemon, RemoteError
-from engine.limits import DEFAULT
 
 _HELP: Final = """\
 /new         begin another session
@@ -33,7 +34,6 @@ _HELP: Final = """\
 /quit        leave (so does the end of input)
 Ctrl-C stops the answer; once more leaves. Everything else is a message."""
 _SESSIONS: Final = 10
-_READ_BYTES: Final = 64 * 1024
 _RECONNECT_OR_START: Final = 2.0
 
 
@@ -43,36 +43,6 @@ def main(arguments: Arguments) -> int:
 
 class _Left(Exception):
     """The person has left by Ctrl-C."""
-
-
-class Lines:
-    """Lines of standard input. Waiting for one can be cancelled, and loses nothing."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._waits = True  # a plain file cannot be waited for, and never lets one wait
-        self._buffer = b""
-        self._ended = False
-
-    async def read(self) -> str | None:
-        """The next line without its end; None when there is no more. A line has a bound: beyond it, it is cut."""
-        while b"\n" not in self._buffer and not self._ended and len(self._buffer) < DEFAULT.message_bytes:
-            await self._readable()
-            data = os.read(self._descriptor, _READ_BYTES)
-            self._buffer += data
-            self._ended = not data
-        if not self._buffer:
-            return None
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode(errors="replace").rstrip("\r")
-
-    async def _readable(self) -> None:
-        if self._waits:
-            try:
-                await trio.lowlevel.wait_readable(self._descriptor)
-            except PermissionError:
-                self._waits = False
-        await trio.lowlevel.checkpoint()
 
 
 class Chat:
@@ -147,10 +117,12 @@ class Chat:
         params = {} if self._arguments.model is None else {"model": self._arguments.model}
         async with client.start_run(self._session_id, text, **params) as started:
             self._unsent = None
-            answer = Answer(self._writer)
+            how: How = self._arguments.approve or ("ask" if self._asks else "deny")
+            approvals = Approvals(client, how, self._lines)
+            answer = Answer(self._writer, approvals.take)
 
             async def follow() -> None:
-                await answer.follow(started.events)
+                await approvals.beside(functools.partial(answer.follow, started.events))
 
             async def stop() -> None:
                 await ask_to_stop(client, started.run["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -11,8 +12,10 @@ from typing import Any, Final
 import trio
 
 from actors.cli.answer import Answer, JsonLines, Writer
+from actors.cli.approvals import Approvals, How
 from actors.cli.arguments import Arguments
 from actors.cli.exits import CANCELLED, FAILED, GOOD, USAGE, Exit
+from actors.cli.lines import Lines
 from actors.cli.output import note
 from actors.cli.settings import seconds
 from actors.cli.start import RECONNECT, open_client
@@ -66,9 +69,11 @@ async def _run(arguments: Arguments, text: str, timeout: float | None) -> int:
 
 async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: trio.Event, timeout: float | None) -> int:
     """Start the run and print its answer. `stop` asks the run to stop; `running` is set when it has begun."""
-    answer: Answer | JsonLines = JsonLines(Writer()) if arguments.json else Answer(Writer())
     late = abandoned = False
     async with open_client(arguments, start=arguments.start, reconnect=RECONNECT) as client:
+        approvals = Approvals(client, *asking(arguments.approve))
+        make = JsonLines if arguments.json else Answer
+        answer: Answer | JsonLines = make(Writer(), approvals.take)
         params = {} if arguments.model is None else {"model": arguments.model}
         session_id = arguments.session or await new_session(client, **params)
         async with client.start_run(session_id, text, when_busy=arguments.when_busy, **params) as started:
@@ -88,7 +93,7 @@ async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: tr
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop_run)
                 try:
-                    await answer.follow(started.events)
+                    await approvals.beside(functools.partial(answer.follow, started.events))
                 except BrokenPipeError:
                     # Nobody reads the answer: nobody needs the rest of it.
                     await ask_to_stop(client, run_id)
@@ -98,6 +103,17 @@ async def _answer(arguments: Arguments, text: str, stop: trio.Event, running: tr
         return CANCELLED
     code = tell_end(answer.status, answer.error, answer.reason)
     return FAILED if late and code != GOOD else code
+
+
+def asking(how: How | None) -> tuple[How, Lines | None]:
+    """How approvals are answered: in the terminal, if there is one and nothing else was said."""
+    if how not in (None, "ask"):
+        return how, None
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        return "ask", Lines(sys.stdin.fileno())
+    if how == "ask":
+        raise Exit(USAGE, "--approve ask needs a terminal")
+    return "deny", None
 
 
 async def new_session(client: Client, **params: str) -> str:

@@ -294,9 +294,12 @@ def test_tools_that_write_are_given_to_who_lists_them() -> None:
     assert parse('[toolsets.files]\nkind = "builtin"').toolsets["files"].tools == Config().toolsets["files"].tools
 
 
-def test_rules_that_this_version_could_not_keep_are_refused() -> None:
-    found = mistakes('[permissions]\nask = ["shell", "files"]\ndeny = ["files.read_file(path=/etc/*)"]')
-    assert set(found) == {"permissions.ask[1]", "permissions.deny[0]"}
+def test_rules_with_patterns_leave_the_tool_for_other_calls() -> None:
+    config = parse('[permissions]\nask = ["shell", "files"]\ndeny = ["files.read_file(path=/etc/*)"]')
+    assert (config.permissions.ask, config.toolsets["files"].tools) == (
+        ("shell", "files"),
+        Config().toolsets["files"].tools,
+    )
 
 
 def test_what_is_no_rule_is_told_with_what_was_expected() -> None:
