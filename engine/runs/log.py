@@ -29,6 +29,7 @@ SEGMENT_EVENTS: Final = 64
 SEGMENT_BYTES: Final = 16 * 1024
 # Bytes of JSON around an event's own: `{"seq":12345678,"from":12345678,"at":1234567890123,}`.
 ENVELOPE_BYTES: Final = 64
+_END_BYTES: Final = array("I").itemsize
 
 
 class _Fact:
@@ -68,7 +69,7 @@ class _Deltas:
 
     @property
     def size(self) -> int:
-        return len(self.text) + self.ends.itemsize * len(self.ends) + ENVELOPE_BYTES
+        return len(self.text) + _END_BYTES * len(self.ends) + ENVELOPE_BYTES
 
     def render(self, after: int, room: int) -> tuple[bytes, int]:
         """One merged delta of the events after `after` whose text fits `room` (at least one), and its last seq."""
@@ -140,20 +141,20 @@ class ReplayLog:
         """Take a delta; `text` is JSON-escaped without quotes (engine.codec.escaped). Returns its seq."""
         self.last_seq += 1
         tail = self._segments[-1] if self._segments else None
+        size = len(text) + _END_BYTES
         if (
             not isinstance(tail, _Deltas)
             or tail.part_id != part_id
             or len(tail.ends) >= self._segment_events
-            or tail.size + len(text) + tail.ends.itemsize > self._segment_bytes
+            or tail.size + size > self._segment_bytes
         ):
             tail = _Deltas(self.last_seq, part_id)
             self._segments.append(tail)
-            self._grow(0, tail.size)
-        before = tail.size
+            size += tail.size
         tail.text += text
         tail.ends.append(len(tail.text))
         tail.at = at
-        self._grow(1, tail.size - before)
+        self._grow(1, size)
         return self.last_seq
 
     def read(self, after: int, max_bytes: int) -> Slice | Gap:
@@ -199,6 +200,8 @@ class ReplayLog:
 
     def _from(self, after: int) -> list[_Fact | _Deltas]:
         """The segments that hold something after the cursor, oldest first: found from the tail, where readers are."""
+        if self._segments and self._segments[-1].first <= after + 1:
+            return [self._segments[-1]]
         found: list[_Fact | _Deltas] = []
         for segment in reversed(self._segments):
             if segment.last <= after:
