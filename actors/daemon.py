@@ -24,10 +24,12 @@ import trio
 
 from actors._actor import Actor
 from actors._ask import ActorDied
+from actors._memory import resident
 from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
 from actors.gateway.routes import Readiness
+from actors.governor import Governor
 from actors.logs import hide, lost_lines
 from actors.metrics import Figure, Figures, tallied
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
@@ -44,7 +46,6 @@ IDLE_LOOK: Final = 0.5
 GC_THRESHOLDS: Final = (5_000, 10, 100)
 # A connection's goodbye with its last events, after the runs have ended.
 GATEWAY_GRACE: Final = 10.0
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 async def serve(
@@ -108,7 +109,13 @@ class _Daemon:
             )
             return Gateway(services, token, readiness=self._readiness)
 
-        return [ChildSpec(name="gateway", factory=gateway, grace=GATEWAY_GRACE)]
+        def governor() -> Actor:
+            return Governor(composition, self._config.limits, held=functools.partial(_held, composition))
+
+        return [
+            ChildSpec(name="gateway", factory=gateway, grace=GATEWAY_GRACE),
+            ChildSpec(name="governor", factory=governor),
+        ]
 
     def announce(self, composition: Composition) -> None:
         """Write daemon.json. A gateway that is restarted listens where it did before."""
@@ -185,7 +192,7 @@ class _Daemon:
         commits, operations = composition.store.commits()
         return {
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "memory": {"resident": resident_bytes(), "owned": {"logs": registry.log_bytes}},
+            "memory": {"resident": resident().total, "owned": {"logs": registry.log_bytes}},
             "counts": {
                 "sessions": registry.sessions,
                 "active_runs": registry.active_runs,
@@ -229,10 +236,9 @@ class _Daemon:
         return figures
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the platform does not tell (Linux does)."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:
-        return 0
+def _held(composition: Composition) -> int:
+    """What the daemon works with, counted: when much of it has ended, there is memory to be given back."""
+    registry = composition.registry.registry_statistics()
+    gateway: GatewayRef = composition.root.child("gateway")
+    runs = registry.active_runs + registry.queued_runs + registry.retained_runs
+    return runs + registry.sessions + gateway.gateway_statistics().connections

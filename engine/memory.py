@@ -29,7 +29,7 @@ LEAVE: Final = 0.9
 # Growth that is worth giving back, of an idle daemon of some 40 MiB.
 GROWTH: Final = 4 * MIB
 # Things that have ended: of 60 KiB an active run they are worth it as well.
-MANY: Final = 64
+MANY: Final = 16
 # Seconds between two times of giving back while a level lasts: what little was freed meanwhile can wait.
 RELEASE_PAUSE: Final = 30.0
 # The same after work has ended: an end in portions is not followed one by one.

@@ -1,0 +1,178 @@
+"""The governor's deeds, look by look, with injected samples: what is shed, refused and given back, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from actors._actor import open_actor
+from actors._ask import ActorDied
+from actors._memory import Resident, give_back, heap, resident
+from actors.governor import STALE_DEADLINES, Governor, forget_deadlines
+from engine.limits import MIB, Limits
+
+LIMITS = Limits(memory_soft=100 * MIB, memory_hard=200 * MIB, governor_interval=1.0)
+
+
+class World:
+    """What the governor works on, and a record of what it did. Of `looks` each is (MiB resident, things held); after
+    the last one `looked` is set."""
+
+    def __init__(self, looks: Iterable[tuple[int, int]], *, active: int = 0) -> None:
+        self.looks = list(looks)
+        self.active = active
+        self.done: list[str] = []
+        self.died = self.given_back = False
+        self.looked = trio.Event()
+        self.now: tuple[int, int] = (0, 0)
+        self.registry = SimpleNamespace(
+            shed_logs=self.shed,
+            memory_full=self.full,
+            registry_statistics=lambda: SimpleNamespace(active_runs=active),
+        )
+        self.store = SimpleNamespace(shrink=self.shrink)
+
+    def resident(self) -> Resident:
+        if self.given_back:  # what is told in the log afterwards is no look
+            self.given_back = False
+        elif not self.looks:
+            self.looked.set()
+        else:
+            self.now = self.looks.pop(0)
+        return Resident(self.now[0] * MIB, 0)
+
+    def held(self) -> int:
+        return self.now[1]
+
+    def shed(self) -> int:
+        self.done.append("shed")
+        return 7
+
+    def full(self, full: bool) -> None:
+        if self.died:
+            self.died = False
+            raise ActorDied("a part is being restarted")
+        self.done.append("refuse" if full else "admit")
+
+    async def shrink(self) -> None:
+        self.done.append("shrink")
+
+    def give_back(self) -> None:
+        self.done.append("give back")
+        self.given_back = True
+
+
+async def watch(world: World) -> Any:
+    """Let the governor look until there is nothing more to see; its figures."""
+    composition: Any = world
+    governor = Governor(composition, LIMITS, held=world.held, resident=world.resident, give_back=world.give_back)
+    async with open_actor(governor, "governor") as ref:
+        await world.looked.wait()
+        return ref.governor_statistics()
+
+
+async def test_below_the_bounds_nothing_is_done(autojump_clock: trio.testing.MockClock) -> None:
+    world = World([(100, 50)] * 5)
+    figures = await watch(world)
+    assert set(world.done) == {"admit"}
+    assert (figures.level, figures.releases, figures.shed_bytes) == ("normal", 0, 0)
+    assert trio.current_time() >= 5 * LIMITS.governor_interval
+
+
+async def test_above_the_soft_bound_it_sheds_and_gives_back(autojump_clock: trio.testing.MockClock) -> None:
+    world = World([(101, 50), (95, 50), (90, 50)])
+    figures = await watch(world)
+    assert world.done[:5] == ["admit", "shed", "shrink", "give back", "admit"]
+    assert world.done[5:7] == ["shed", "admit"]  # still above nine tenths; then below
+    assert "shed" not in world.done[7:]
+    assert (figures.level, figures.releases, figures.shed_bytes) == ("normal", 1, 2 * 7)
+
+
+async def test_above_the_hard_bound_new_runs_are_refused_until_it_is_well_below(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World([(201, 50), (199, 50), (180, 50)])
+    await watch(world)
+    assert [deed for deed in world.done if deed in ("refuse", "admit")][:3] == ["refuse", "refuse", "admit"]
+
+
+async def test_transitions_are_logged_once_each_with_figures(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "greenroom.memory")
+    await watch(World([(50, 3), (250, 3), (250, 3), (250, 3), (50, 3)]))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    refused, fine = (record.getMessage() for record in caplog.records)
+    for figure in ("hard", "was normal", "250 MiB resident", "3 things", "soft from 100 MiB", "hard from 200 MiB"):
+        assert figure in refused
+    assert "normal (was hard)" in fine and "50 MiB resident" in fine
+
+
+async def test_after_a_burst_it_gives_back_below_the_bounds_and_keeps_the_caches(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World([(40, 0), (90, 100), (90, 100), (90, 0), (90, 0)])
+    figures = await watch(world)
+    assert world.done.count("give back") == figures.releases == 1
+    assert "shrink" not in world.done and "shed" not in world.done
+
+
+@pytest.mark.parametrize(("active", "collections"), [(16, 1), (17, 0)])
+async def test_a_full_collection_is_for_when_few_runs_are_at_work(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, active: int, collections: int
+) -> None:
+    collected: list[None] = []
+    monkeypatch.setattr("actors.governor.gc.collect", lambda: collected.append(None))
+    await watch(World([(101, 50)], active=active))
+    assert len(collected) == collections
+
+
+async def test_a_part_that_is_being_restarted_is_looked_at_again(autojump_clock: trio.testing.MockClock) -> None:
+    world = World([(201, 50), (201, 50)])
+    world.died = True
+    await watch(world)
+    assert world.done[0] == "refuse"  # of the second look
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_the_governor(autojump_clock: trio.testing.MockClock) -> None:
+    world = World([(101, 50), (101, 50)])
+    world.store.shrink = trio.sleep_forever
+    await watch(world)
+    assert "give back" in world.done
+
+
+async def test_deadlines_of_closed_scopes_are_forgotten() -> None:
+    kept = trio.CancelScope(deadline=trio.current_time() + 1000)
+    with kept:
+        for _ in range(STALE_DEADLINES // 2):
+            with trio.CancelScope(deadline=trio.current_time() + 1000):
+                pass
+        await forget_deadlines(STALE_DEADLINES + 2)
+        assert deadlines() <= STALE_DEADLINES // 2
+        assert kept.deadline < trio.current_time() + 1000
+
+
+def deadlines() -> int:
+    """How many deadlines trio has in mind: it has no public figure of them."""
+    from trio._core._run import GLOBAL_RUN_CONTEXT
+
+    return len(GLOBAL_RUN_CONTEXT.runner.deadlines._heap)
+
+
+def test_the_process_is_measured_and_free_pages_leave_it() -> None:
+    before = resident()
+    assert 0 < before.shared < before.total and before.own == before.total - before.shared
+    held = [bytes(4000) for _ in range(10_000)]  # larger than what Python's own allocator takes
+    assert heap().used > 40_000_000
+    assert resident().total >= before.total + 30_000_000
+    last = held.pop()
+    del held
+    give_back()
+    assert resident().total < before.total + 20_000_000
+    assert last
