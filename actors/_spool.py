@@ -129,6 +129,10 @@ class SpoolWriter:
             await self._spool.run(lambda: self.file.write(data[:allowed]))
         return allowed
 
+    async def read(self, offset: int, size: int) -> bytes:
+        """What was written there, at most `size` bytes. Raises PeerError disk_full."""
+        return await self._spool.run(lambda: self.file.read(offset, size))
+
     async def discard(self) -> None:
         """Remove the file. Shielded, idempotent."""
         with trio.CancelScope(shield=True):

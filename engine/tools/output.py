@@ -15,18 +15,20 @@ from engine.tools.cut import HeadTail
 # Room for the last line: 200 bytes of words and counts, a handle, and why something was not kept.
 NOTE_BYTES: Final = KIB
 _WHY_BYTES: Final = 400
-# The whole is written in pieces of this size: a hop to a thread costs about what writing 64 KiB does.
-BATCH_BYTES: Final = 64 * KIB
+# The whole is written in pieces of this size: a hop to a thread costs as much as writing 256 KiB to the system's cache.
+BATCH_BYTES: Final = 256 * KIB
 
 
 class OutputCollector:
     """Holds at most a result (`limits.tool_result_bytes`), a batch, and what was fed last.
 
-    After each `feed`: what `take` gives is to be written, and `lost` says that it could not be.
+    After each `feed`: what `take` gives is to be written, and `lost` says that it could not be. With `writes` False
+    the whole is written by others, and nothing is held for it.
     """
 
-    def __init__(self, limits: Limits = DEFAULT) -> None:
+    def __init__(self, limits: Limits = DEFAULT, *, writes: bool = True) -> None:
         self._shown = HeadTail(limits.tool_result_bytes, limits.tool_result_lines, NOTE_BYTES)
+        self._writes = writes
         self._held = bytearray()  # fed and not taken
         self._lost: str | None = None
         self.size = 0  # bytes fed
@@ -40,7 +42,7 @@ class OutputCollector:
     def feed(self, data: bytes) -> None:
         self.size += len(data)
         self._shown.feed(data)
-        if self._lost is None:
+        if self._lost is None and self._writes:
             self._held += data
 
     def take(self, *, end: bool = False) -> bytes:

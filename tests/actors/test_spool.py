@@ -59,15 +59,15 @@ async def test_a_result_within_its_bounds_makes_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [100, 40_000, 300_000])
 async def test_a_long_output_is_whole_in_its_file(tmp_path: Path, step: int) -> None:
     spools, toolset = await opened(tmp_path)
-    data = data_of(500_000)
+    data = data_of(900_000)
     collected = await collect(toolset, data, step)
     assert collected.whole is not None
     assert collected.whole.path.read_bytes() == data
     assert collected.whole.hash == hashlib.sha256(data).hexdigest()
-    assert f"500,000 bytes in 62,500 lines, is kept: read_output reads it by the handle {collected.whole.handle}" in (
+    assert f"900,000 bytes in 112,500 lines, is kept: read_output reads it by the handle {collected.whole.handle}" in (
         collected.text
     )
-    assert spools.used == 500_000
+    assert spools.used == 900_000
     await toolset.aclose()
     assert entries(tmp_path / "spool") == []
     await spools.aclose()
@@ -101,7 +101,7 @@ async def test_the_bound_of_all_files_together(tmp_path: Path) -> None:
     await spools.aclose()
 
 
-WRITES = 500_000 // BATCH_BYTES + 1
+WRITES = 900_000 // BATCH_BYTES + 1
 
 
 @pytest.mark.parametrize("failing", range(1, WRITES + 1))
@@ -121,12 +121,12 @@ async def test_a_disk_that_refuses_any_write_gives_a_bounded_result(
     spools, toolset = await opened(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(spool.os, "write", write)
-        data = data_of(500_000)
+        data = data_of(900_000)
         collected = await collect(toolset, data, BATCH_BYTES)
     assert done == failing, "nothing is written after a write that failed"
     assert collected.whole is None
     assert collected.text.startswith("0000000\n")
-    assert "62,500 lines, could not be kept because the disk refuses it (Input/output error)]" in collected.text
+    assert "112,500 lines, could not be kept because the disk refuses it (Input/output error)]" in collected.text
     assert len(collected.text.encode()) <= LIMITS.tool_result_bytes
     assert files(tmp_path) == []
     assert spools.used == 0
@@ -145,7 +145,7 @@ async def test_an_output_that_is_cancelled_leaves_nothing(tmp_path: Path) -> Non
     spools, toolset = await opened(tmp_path)
     with trio.CancelScope() as scope:
         async with toolset.output() as output:
-            await output.feed(data_of(200_000))
+            await output.feed(data_of(400_000))
             assert len(files(tmp_path)) == 1
             scope.cancel()
             await output.feed(data_of(200_000))

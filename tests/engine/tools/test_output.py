@@ -73,10 +73,10 @@ def test_batches_are_large_and_what_is_held_is_bounded() -> None:
 
 def test_what_cannot_be_kept_is_said_and_not_held() -> None:
     collector = OutputCollector()
-    data = b"x" * 200_000
+    data = b"x" * 300_000
     collector.feed(data)
     assert collector.take() == data
-    collector.lost(200_000, "the disk refuses it")
+    collector.lost(300_000, "the disk refuses it")
     for _ in range(100):
         collector.feed(data)
         assert collector.take() == b""
@@ -84,14 +84,14 @@ def test_what_cannot_be_kept_is_said_and_not_held() -> None:
     assert collector.take(end=True) == b""
     shown = collector.result()
     assert len(shown.encode()) <= MOST
-    note = "[The whole output, 20,200,000 bytes in 1 line, could not be kept because the disk refuses it]"
+    note = "[The whole output, 30,300,000 bytes in 1 line, could not be kept because the disk refuses it]"
     assert shown.endswith("\n" + note)
 
 
 def test_what_is_kept_in_part_is_said() -> None:
     collector = OutputCollector()
     collector.feed(b"x" * 100_000)
-    assert len(collector.take()) == 100_000
+    assert len(collector.take(end=True)) == 100_000
     collector.lost(40_000, "it is full")
     shown = collector.result("out_1")
     assert shown.endswith(
@@ -114,3 +114,13 @@ def test_bytes_that_are_no_text_are_written_as_they_are() -> None:
     collector, written = collected(data, 1001)
     assert written == data
     assert "\ufffd" in collector.result()
+
+
+def test_nothing_is_held_of_what_others_write() -> None:
+    collector = OutputCollector(writes=False)
+    for _ in range(100):
+        collector.feed(b"x" * 100_000)
+        assert collector.take() == b""
+        assert not collector._held
+    assert collector.take(end=True) == b""
+    assert "10,000,000 bytes in 1 line, is kept: read_output reads it by the handle out_1]" in collector.result("out_1")

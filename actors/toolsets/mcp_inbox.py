@@ -1,0 +1,203 @@
+"""What comes from a tool server: its messages, and their long strings on the disk.
+
+The scanner (engine.mcp.scanner) cuts long strings out of a message while it arrives; here their text goes to one spool
+file a message, unescaped. The message, with markers in the place of the strings, goes its way through the official
+client; who gets its result finds by a marker what it stands for (`find`), and closes what it has found.
+
+What a disk or a bound does not let us keep is missing at the end of a string, which then says so.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import orjson
+
+from actors._spool import Collected, Output, SpoolWriter, ToolsetSpool
+from engine.errors import PeerError
+from engine.limits import DEFAULT, KIB, Limits
+from engine.mcp.scanner import Cuts, Event, Line, Piece, Rejected
+from engine.mcp.unescape import Base64, Unescape
+from engine.tools.output import OutputCollector
+
+# Answers that wait to be taken. More calls than run at once cannot be answered; what nobody takes (the answer to a
+# call that was cancelled) is dropped when as many newer ones have come.
+HELD_MOST: Final = 64
+# Written to the disk at a time, and read back (see engine.tools.output.BATCH_BYTES): what of a string is in memory.
+BLOCK_BYTES: Final = 256 * KIB
+
+
+class Cut:
+    """A long string of a message. `size` is that of its text as far as it is kept; `lost` says why the rest is not."""
+
+    def __init__(self, writer: SpoolWriter | None, offset: int) -> None:
+        self._writer = writer
+        self._offset = offset
+        self.size = 0
+        self.lost: str | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes of its text from `offset` on. Raises PeerError disk_full."""
+        size = min(size, self.size - offset)
+        if self._writer is None or size <= 0:
+            return b""
+        return await self._writer.read(self._offset + offset, size)
+
+    async def feed(self, output: Output) -> None:
+        """The text to an output."""
+        for offset in range(0, self.size, BLOCK_BYTES):
+            await output.feed(await self.read(offset, BLOCK_BYTES))
+        if self.lost is not None:
+            await output.feed(f"\n[The rest of this text was not kept because {self.lost}]".encode())
+
+    async def decode(self, into: SpoolWriter) -> None:
+        """What the text means as base64 to a spool file. Raises NotBase64, PeerError disk_full if all of it cannot
+        be kept."""
+        decoder = Base64()
+        for offset in range(0, self.size, BLOCK_BYTES):
+            await _write_all(into, decoder.feed(await self.read(offset, BLOCK_BYTES)))
+        if self.lost is not None:
+            raise PeerError("disk_full", self.lost)
+        await _write_all(into, decoder.finish())
+
+
+class Held:
+    """The cuts of one message. `aclose` removes their file."""
+
+    def __init__(self) -> None:
+        self.cuts: list[Cut] = []
+        self.names = Cuts()
+        self.writer: SpoolWriter | None = None
+        self.shown: OutputCollector | None = None  # of the first cut
+
+    def take_sole(self, text: str) -> Collected | None:
+        """If the string stands for the message's only cut, what a tool gives that has just this text: nothing has to
+        be read again. The file is the caller's from then on."""
+        cut = self.find(text)
+        if cut is None or len(self.cuts) > 1 or cut.lost is not None or self.writer is None or self.shown is None:
+            return None
+        file, self.writer = self.writer.file, None
+        return Collected(self.shown.result(file.handle), cut.size, file)
+
+    def find(self, text: str) -> Cut | None:
+        """What the string stands for; None if it is itself."""
+        try:
+            index = self.names.find(text)
+        except ValueError:
+            return None
+        return None if index is None else self.cuts[index]
+
+    async def aclose(self) -> None:
+        """Idempotent, shielded."""
+        writer, self.writer = self.writer, None
+        self.cuts = []
+        self.names = Cuts()
+        if writer is not None:
+            await writer.discard()
+
+
+class Inbox:
+    """Of one connection to a server. `on_noise` is told, in a sentence, of what was dropped."""
+
+    def __init__(self, spool: ToolsetSpool, on_noise: Callable[[str], None], limits: Limits = DEFAULT) -> None:
+        self._spool = spool
+        self.on_noise = on_noise
+        self._limits = limits
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._open = Held()  # of the message that arrives
+        self._unescape = Unescape()
+        self._block = bytearray()  # text of the cut that arrives, not written
+
+    async def take(self, event: Event) -> bytes | None:
+        """The message if the event is the end of one that goes on to the client."""
+        match event:
+            case Piece(index, data):
+                if index == len(self._open.cuts):
+                    await self._end_cut()
+                    self._begin_cut()
+                cut = self._open.cuts[index]
+                if cut.lost is None:
+                    self._block += self._unescape.feed(data)
+                    if len(self._block) >= BLOCK_BYTES:
+                        await self._write(cut)
+                return None
+            case Line(data, cuts):
+                return data if not cuts.sizes else await self._end_message(data, cuts)
+            case Rejected(reason, head):
+                await self._drop(f"a message {reason}: {head.decode(errors='replace')}")
+                return None
+
+    def find(self, texts: Iterable[str]) -> Held | None:
+        """The cuts of the message whose strings these are, now the caller's to close; None if it has none."""
+        for text in texts:
+            for prefix, held in self._held.items():
+                if text.startswith(prefix):
+                    del self._held[prefix]
+                    return held
+        return None
+
+    async def aclose(self) -> None:
+        """Remove what nobody took."""
+        for held in (self._open, *self._held.values()):
+            await held.aclose()
+        self._held.clear()
+        self._open = Held()
+
+    async def _end_message(self, data: bytes, cuts: Cuts) -> bytes | None:
+        await self._end_cut()
+        try:
+            is_answer = "method" not in orjson.loads(data)
+        except (orjson.JSONDecodeError, TypeError):
+            is_answer = False
+        if not is_answer:
+            await self._drop("a message that is no answer has a string that is too long")
+            return None
+        held, self._open = self._open, Held()
+        held.names = cuts
+        self._held[cuts.prefix] = held
+        if len(self._held) > HELD_MOST:
+            _, oldest = self._held.popitem(last=False)
+            await oldest.aclose()
+        return data
+
+    async def _drop(self, why: str) -> None:
+        self._block.clear()
+        self._unescape = Unescape()
+        dropped, self._open = self._open, Held()
+        self.on_noise(why)
+        await dropped.aclose()
+
+    def _begin_cut(self) -> None:
+        writer = self._open.writer
+        self._open.cuts.append(Cut(writer, writer.file.size if writer is not None else 0))
+
+    async def _end_cut(self) -> None:
+        if self._open.cuts:
+            self._block += self._unescape.finish()
+            await self._write(self._open.cuts[-1])
+
+    async def _write(self, cut: Cut) -> None:
+        data = bytes(self._block)
+        self._block.clear()
+        if cut.lost is not None or not data:
+            return
+        try:
+            if self._open.writer is None:
+                self._open.writer = cut._writer = await self._spool.file()
+            written = await self._open.writer.write(data)
+        except PeerError as exc:
+            cut.lost = exc.message
+            return
+        cut.size += written
+        if cut is self._open.cuts[0]:
+            self._open.shown = self._open.shown or OutputCollector(self._limits, writes=False)
+            self._open.shown.feed(data)
+        if written < len(data):
+            cut.lost = "a bound of what is kept on the disk is reached"
+
+
+async def _write_all(into: SpoolWriter, data: bytes) -> None:
+    if data and await into.write(data) < len(data):
+        raise PeerError("disk_full", "a bound of what is kept on the disk is reached")

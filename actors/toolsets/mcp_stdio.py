@@ -1,0 +1,136 @@
+"""Tool servers over pipes: the official client's streams on a process of the guard's.
+
+The official transport holds a whole line, and takes a time that is quadratic in its length; this one reads with the
+bounded scanner, and starts no process: that is the guard's, so that none survives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from actors.toolsets.mcp_inbox import Inbox
+from engine.limits import DEFAULT, KIB, Limits
+from engine.mcp.scanner import Event, LineScanner
+
+if TYPE_CHECKING:
+    from mcp.client._transport import ReadStream, WriteStream
+    from mcp.shared.message import SessionMessage
+
+_log = logging.getLogger("greenroom.mcp")
+
+# The end of what a server wrote to its standard error: a traceback and some lines of log.
+STDERR_BYTES: Final = 16 * KIB
+
+
+class Stream(Protocol):
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
+    async def send_all(self, data: bytes) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class Process(Protocol):
+    """What is used of actors._guard.Process."""
+
+    @property
+    def stdin(self) -> Stream | None: ...
+    @property
+    def stderr(self) -> Stream | None: ...
+    async def read(self) -> bytes: ...
+
+
+class Tail:
+    """The last bytes of a stream."""
+
+    def __init__(self, most: int = STDERR_BYTES) -> None:
+        self._most = most
+        self._held = bytearray()
+        self.size = 0  # of all that came
+
+    def feed(self, data: bytes | bytearray) -> None:
+        self.size += len(data)
+        self._held += data[-self._most :]
+        if len(self._held) > self._most:
+            del self._held[: -self._most]
+
+    def text(self) -> str:
+        """As lines of text, the first of which may be the rest of one."""
+        return self._held.decode(errors="replace").strip()
+
+
+@contextlib.asynccontextmanager
+async def open_stdio(
+    process: Process, inbox: Inbox, stderr: Tail, limits: Limits = DEFAULT
+) -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]]:
+    """The streams that mcp.ClientSession takes. The process and the inbox stay their owners': they end after this.
+
+    The read stream ends when the server's output does, or when it takes no input any more. `stderr` is fed all the
+    time. At the end of the block its standard input is closed, which asks a server to end.
+    """
+    # Not the public ones: these carry the sender's context to the receiver, as the official transports do.
+    from mcp.shared._context_streams import create_context_streams
+
+    assert process.stdin is not None
+    arrived, reading = create_context_streams[Any](0)
+    writing, leaving = create_context_streams[Any](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_receive, process, inbox, arrived, LineScanner(limits))
+        nursery.start_soon(_send, process.stdin, leaving, arrived)
+        if process.stderr is not None:
+            nursery.start_soon(_keep, process.stderr, stderr)
+        try:
+            yield reading, writing
+        finally:
+            for stream in (reading, writing, arrived, leaving):
+                stream.close()
+            nursery.cancel_scope.cancel(reason="the connection to the tool server ends")
+            await trio.aclose_forcefully(process.stdin)  # type: ignore[arg-type]
+
+
+async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineScanner) -> None:
+    import anyio
+    from mcp.shared.message import SessionMessage
+    from mcp_types import jsonrpc_message_adapter
+
+    async def take(events: list[Event]) -> None:
+        for event in events:
+            data = await inbox.take(event)
+            if data is None:
+                continue
+            try:
+                message = jsonrpc_message_adapter.validate_json(data, by_name=False)
+            except ValueError as exc:
+                # One message in error is no reason to give up the others; pydantic's text repeats the input.
+                inbox.on_noise(f"a message is not of the protocol: {str(exc).splitlines()[0]}")
+                continue
+            await arrived.send(SessionMessage(message))
+
+    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
+        try:
+            while data := await process.read():
+                await take(scanner.feed(data))
+            await take(scanner.finish())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            _log.debug("the output of a tool server broke off", exc_info=True)
+        finally:
+            arrived.close()
+
+
+async def _send(stdin: Stream, leaving: Any, arrived: Any) -> None:
+    try:
+        async for message in leaving:
+            text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+            await stdin.send_all(text.encode() + b"\n")
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        # The client is to see the end now, and not wait for answers to what was not sent.
+        arrived.close()
+
+
+async def _keep(stream: Stream, tail: Tail) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while data := await stream.receive_some(STDERR_BYTES):
+            tail.feed(data)
