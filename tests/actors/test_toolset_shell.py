@@ -20,6 +20,7 @@ from actors._guard import Guard, open_guard
 from actors._spool import Spools
 from actors._toolset_life import Preview
 from actors.toolset import ToolsetActor, ToolsetRef
+from actors.toolsets import shell as shell_module
 from actors.toolsets.shell import ShellToolset, call_limit
 from engine import codec
 from engine.limits import KIB, MIB, Limits
@@ -353,6 +354,17 @@ async def test_the_number_of_jobs_is_bounded(tmp_path: Path) -> None:
         assert (await shell.call("start", command="sleep 1000")).text == "[job_3 was started]"
         assert [line[:5] for line in (await shell.call("list")).text.splitlines()] == ["job_2", "job_3"]
         assert (await shell.call("start", "ses_2", command="true")).text == "[job_4 was started]"
+
+
+async def test_jobs_that_ended_are_bounded_over_all_sessions(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell_module, "KEPT_JOBS", 3)
+    await shell.call("start", "ses_0", command="sleep 1000")
+    for number in range(1, 5):
+        session = f"ses_{number}"
+        assert (await shell.call("start", session, command="true")).text == f"[job_{number + 1} was started]"
+        await shell.call("stop", session, job=f"job_{number + 1}")
+    kept = [(await shell.call("list", f"ses_{number}")).text for number in range(5)]
+    assert [text.partition(":")[0] for text in kept] == ["job_1", "[no jobs]", "[no jobs]", "job_4", "job_5"]
 
 
 async def test_a_cancelled_start_leaves_no_job_that_nobody_knows(shell: Shell) -> None:
