@@ -82,6 +82,10 @@ class Admission:
         self._active.pop(run_id, None)
         self._fill()
 
+    def is_active(self, session_id: str) -> bool:
+        """A run is active in the session."""
+        return session_id in self._active.values()
+
     def wait(self, session_ids: Iterable[str]) -> None:
         """Runs wait in these sessions, and none is active there or has priority."""
         self._waiting.update(dict.fromkeys(session_ids))

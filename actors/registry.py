@@ -435,13 +435,18 @@ class Registry(Actor):
         return await self._services.store.read_output(handle, offset, limit)
 
     # ------------------------------------------------------------ what sessions tell (session.Notices)
-    def run_known(self, feed: RunFeed) -> None:
+    def run_waits(self, feed: RunFeed) -> None:
+        self._keep(feed)
+        if not self._admission.is_active(feed.run.session_id):  # the run that it was to wait for has just ended
+            self._admission.wait([feed.run.session_id])
+
+    def _keep(self, feed: RunFeed) -> None:
         if feed.run.id not in self._runs:
             self._runs[feed.run.id] = feed
             self._services.budget.open(feed.log)
 
     def run_begun(self, feed: RunFeed) -> None:
-        self.run_known(feed)
+        self._keep(feed)
         self._admission.begun(feed.run.id, feed.run.session_id)
 
     def run_ended(self, feed: RunFeed, *, more: bool) -> None:

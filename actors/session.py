@@ -82,8 +82,9 @@ class _Drop:
 class Notices(Protocol):
     """What a session tells whoever keeps its runs for watchers: latched, synchronous."""
 
-    def run_known(self, feed: RunFeed) -> None:
-        """A run waits in the queue: it can be watched and stopped."""
+    def run_waits(self, feed: RunFeed) -> None:
+        """A run waits in the queue: it can be watched and stopped. With none active, `begin_next` is to be called when
+        there is a place for one."""
 
     def run_begun(self, feed: RunFeed) -> None:
         """A run is active. It may have been known before."""
@@ -361,7 +362,7 @@ class Session(Actor):
         feed = self._feed_of(run)
         feed.snapshots_from(functools.partial(self._nothing_yet, feed))
         self.queue.add(feed)
-        self._notices.run_known(feed)
+        self._notices.run_waits(feed)
         return feed
 
     async def _nothing_yet(self, feed: RunFeed) -> Snapshot:

@@ -151,7 +151,7 @@ async def test_stopping_a_run_that_waits(staged: Staged) -> None:
 
 async def test_stopping_a_run_that_begins_just_now(staged: Staged) -> None:
     async with staged() as stage:
-        session_id, _, call, (first,) = await busy(stage, "one")
+        session_id, run, call, (first,) = await busy(stage, "one")
         stage.disk.hold()
         call.end()
         async with trio.open_nursery() as nursery:
@@ -160,6 +160,7 @@ async def test_stopping_a_run_that_begins_just_now(staged: Staged) -> None:
             await wait_all_tasks_blocked()
             stage.disk.release()
         assert (await stage.registry.get_run(first.run.id)).status == "cancelled"
+        await run.wait()
         await stage.usable(session_id)
 
 

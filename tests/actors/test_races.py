@@ -179,14 +179,7 @@ async def finish_all(it: StillStage, session_id: str) -> None:
 LEAD = 16  # so many checkpoints earlier than the end another may ask: more than any of the asks takes
 
 
-LOST = pytest.mark.xfail(
-    strict=True,
-    reason="a message that is queued while the run ends that it was to wait for is begun by nobody: the run's end sees"
-    " an empty queue (session._settled tells more=False), and the queue is filled behind it",
-)
-
-
-@pytest.mark.parametrize("asked", ["stop", "interrupt", pytest.param("queue", marks=LOST), "steer", "reject", "delete"])
+@pytest.mark.parametrize("asked", ["stop", "interrupt", "queue", "steer", "reject", "delete"])
 async def test_each_checkpoint_of_an_end(still: Still, mock_clock: MockClock, asked: str) -> None:
     """The run ends by itself while another asks: from long before to long after."""
     async with still(passivate_after=1e6) as it:
