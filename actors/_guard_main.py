@@ -1,6 +1,6 @@
 """The guard: the process below which all child processes of a daemon live. A program, not a module to import.
 
-It is started by actors/_guard.py with a socket to the daemon as standard input, in an isolated interpreter without
+It is started by actors/_guard_link.py with a socket to the daemon as standard input, in an isolated interpreter without
 site-packages, and imports a few light modules of the standard library: it must start in milliseconds and stay below
 10 MB. (So `_signal` and `_socket`, what the modules without the underscore are made of: their enums and selectors
 cost more than all the rest.) Three levels, each single-threaded:
@@ -23,8 +23,9 @@ The keepers hold the guard's end of the socket too, so the daemon reads its end 
 
 From the daemon come records, 4 bytes of length (little-endian) and a marshalled tuple (trusted, and the same Python):
 `("spawn", id, command, cwd, env)` with three descriptors, `("stop", id, grace)`, `("signal", id, number)`. To the
-daemon go lines of JSON: `started` with the pid, `failed` with errno and where, `ended`, `lost`. Elsewhere than on
-Linux there is neither subreaper nor /proc: then a child's process group is all that is ended.
+daemon go lines of JSON: `started` with the pid, `failed` with errno and where, `ended`, `given_up`, `lost`.
+
+Elsewhere than on Linux there is neither subreaper nor /proc: then a child's process group is all that is ended.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class Keeper:
                 timeout = TICK
             elif self.deadline is not None:
                 timeout = max(0.0, self.deadline - now) if self.end is None else TICK
-        if self.failure:
+        if self.failure and self.end is not None:  # else a read would wait for a child that is stuck
             self.started()
         return self.ended()
 
