@@ -65,11 +65,11 @@ ENGINE_ORDER = (
 
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
-    "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor", "_supervisor",
-    "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs", "places", "blobs",
-    "journal", "models", "store", "snapshots", "_toolset_life", "toolset", "toolsets", "inputs", "queue", "progress", "answers", "services", "calls", "run",
-    "session", "admission", "registry", "composition", "governor", "metrics", "gateway", "daemon", "api", "client",
-    "cli", "terminal",
+    "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
+    "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
+    "places", "blobs", "journal", "models", "store", "snapshots", "_toolset_life", "toolset", "toolsets", "inputs",
+    "queue", "progress", "answers", "services", "calls", "run", "session", "admission", "registry", "composition",
+    "governor", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.
@@ -87,8 +87,8 @@ LAZY = {
 # Behind one module each, so that its ways never spread.
 ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
-    "h11": ("actors.gateway",),
-    "ssl": ("actors._http", "actors.gateway", "actors.client.dial"),
+    "h11": ("actors.gateway", "actors.toolsets.web"),
+    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets.web"),
     "httpx2": ("actors._http", "actors.toolsets.mcp_http"),
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
