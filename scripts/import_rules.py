@@ -88,7 +88,7 @@ LAZY = {
 ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
     "h11": ("actors.gateway", "actors.toolsets.web"),
-    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets.web"),
+    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets.web", "actors.toolsets.mcp_http"),
     "httpx2": ("actors._http", "actors.toolsets.mcp_http"),
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
