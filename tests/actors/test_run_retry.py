@@ -18,7 +18,7 @@ from engine.errors import PeerError
 from engine.limits import Limits
 from engine.providers.base import AnswerFinished, ToolCallStarted, ToolInputDelta, UsageReported
 from engine.runs.events import PartFinished, PartStarted, RetryScheduled, RunStatus, TurnFinished, TurnStarted
-from engine.transcript.records import Usage
+from engine.transcript.records import Message, TextPart, Usage
 from tests.actors import scripted
 from tests.actors.scripted import (
     Call,
@@ -403,3 +403,32 @@ async def test_a_restart_in_the_middle_of_a_wait(
         assert [m["info"]["finish"] for m in answers] == (["error"] if partial else []) + ["interrupted"]
         assert answers[-1]["parts"][-1]["kind"] == "retry"
         assert "half" in str(answers[0]) or not partial
+
+
+# ------------------------------------------------------------------ messages that are taken in meanwhile
+async def test_a_message_sent_to_a_failing_run_is_answered(staged: Staged, mock_clock: MockClock) -> None:
+    """Sent before an attempt failed, the next one has it; sent while that waits, the turn after it."""
+    async with staged() as stage:
+        run, call = await stage.begin("one")
+        session = await stage.engine.session(await stage.session_of(run))
+        call.text("half")
+        await until_text(run, "half")
+        await session.start("two", when_busy="steer")
+        call.fail(overloaded())
+        await waiting(run, 1)
+        await session.start("three", when_busy="steer")
+        call = await next_call(stage, run, mock_clock, 1)
+        assert [said(message) for message in call.request.messages] == ["one", "two"]
+        call.text("first")
+        call.end()
+        call = await stage.models.call()
+        assert [said(message) for message in call.request.messages] == ["one", "two", "first", "three"]
+        call.text("second")
+        call.end()
+        answers = await in_order(stage, run)
+        assert [m["info"]["finish"] for m in answers] == ["error", "stop", "stop"]
+        assert run.record.status == "completed"
+
+
+def said(message: Message) -> str:
+    return "".join(part.text for part in message.parts if isinstance(part, TextPart))
