@@ -29,9 +29,10 @@ from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
 from actors.gateway.routes import Readiness
-from actors.governor import Governor
+from actors.governor import Governor, GovernorRef
 from actors.logs import hide, lost_lines
 from actors.metrics import Figure, Figures, tallied
+from actors.owners import Owners
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
 from engine.version import VERSION
@@ -67,6 +68,7 @@ async def serve(
             try:
                 daemon.announce(composition)
                 _settle_memory()
+                daemon.owners.settle()
                 daemon.ready(composition)
                 _log.info("greenroom %s is ready at %s", VERSION, daemon.url)
                 on_ready(daemon.url)
@@ -93,6 +95,7 @@ class _Daemon:
         self._started = started
         self._readiness: Readiness = "starting"
         self.url = ""
+        self.owners = Owners()
 
     def parts(self, composition: Composition) -> Sequence[ChildSpec]:
         """What the daemon has behind the composition's own actors."""
@@ -190,9 +193,16 @@ class _Daemon:
         """The result of `daemon.stats`, but for what the gateway counts itself."""
         registry = composition.registry.registry_statistics()
         commits, operations = composition.store.commits()
+        governor: GovernorRef = composition.root.child("governor")
+        gateway: GatewayRef = composition.root.child("gateway")
+        connections = gateway.gateway_statistics().connections
         return {
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "memory": {"resident": resident().total, "owned": {"logs": registry.log_bytes}},
+            "memory": {
+                "resident": resident().total,
+                "state": governor.governor_statistics().level,
+                "owned": await self.owners.owned(registry, composition.store.store_statistics(), connections),
+            },
             "counts": {
                 "sessions": registry.sessions,
                 "active_runs": registry.active_runs,

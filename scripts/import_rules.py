@@ -69,7 +69,7 @@ ACTORS_ORDER = (
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
     "places", "blobs", "journal", "models", "store", "snapshots", "_toolset_life", "toolset", "toolsets", "inputs",
     "queue", "progress", "answers", "services", "calls", "run", "session", "admission", "registry", "composition",
-    "governor", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
+    "governor", "owners", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.

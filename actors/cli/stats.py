@@ -17,9 +17,7 @@ def main(arguments: Arguments) -> None:
         say_json(stats)
         return
     say(f"up for          {timedelta(seconds=round(stats['uptime_s']))}")
-    say(f"memory          {size(stats['memory']['resident'])}")
-    for owner, held in sorted(stats["memory"]["owned"].items()):
-        say(f"  {owner:13} {size(held)}")
+    _tell_memory(stats["memory"])
     for name, count in sorted(stats["counts"].items()):
         say(f"{name:15} {count}")
     say(f"loop lag (p99)  {stats['loop']['lag_p99_ms']:.1f} ms")
@@ -27,6 +25,18 @@ def main(arguments: Arguments) -> None:
         say("")
         for name, actor in stats["actors"].items():
             _tell_tree(name, actor, 0)
+
+
+def _tell_memory(memory: dict[str, Any]) -> None:
+    """By owner, the largest first; what the sum of the owners explains of what is resident."""
+    resident, owned = memory["resident"], memory["owned"]
+    explained = sum(owned.values())
+    share = f", {explained / resident:.0%} of it explained:" if resident else ""
+    say(f"memory          {size(resident)} resident ({memory['state']}){share}")
+    for owner, held in sorted(owned.items(), key=lambda entry: -entry[1]):
+        if held:
+            say(f"  {owner:13} {size(held):>10}")
+    say(f"  {'sum':13} {size(explained):>10}")
 
 
 def _tell_tree(name: str, actor: dict[str, Any], depth: int) -> None:

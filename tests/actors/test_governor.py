@@ -151,7 +151,7 @@ async def test_deadlines_of_closed_scopes_are_forgotten() -> None:
     kept = trio.CancelScope(deadline=trio.current_time() + 1000)
     with kept:
         for _ in range(STALE_DEADLINES // 2):
-            with trio.CancelScope(deadline=trio.current_time() + 1000):
+            with trio.CancelScope(deadline=trio.current_time() + 1000):  # noqa: ASYNC100 - it is to be closed
                 pass
         await forget_deadlines(STALE_DEADLINES + 2)
         assert deadlines() <= STALE_DEADLINES // 2
