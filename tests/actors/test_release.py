@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.gateway.connection import Connection
 from actors.gateway.watches import RunReader, RunWatch, SessionWatch, Watch
 from tests.actors.gateway.fakes import FakeRun, serve
 from tests.actors.scripted import LIMIT, Staged, names, staged
+from tests.actors.still import Still, still
 
-__all__ = ["staged"]
+__all__ = ["staged", "still"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,57 @@ async def test_a_retained_run_keeps_its_log_and_not_its_actor(staged: Staged) ->
         snapshot = await run._feed.snapshot()
         assert snapshot.seq == run._feed.run.last_seq
         assert b'"text":"some"' in (await snapshot.next() or b"")
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled", "interrupted", "a tool"])
+async def test_everything_that_a_run_owned_goes_with_it(
+    still: Still, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Ten runs of one session with a watcher each, ended and evicted: no object of ours is there that was not there
+    before them, whatever its type, and no task of trio's."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps records with their frames
+    async with still(run_log_entries=16, passivate_after=1e9) as it:
+        session = await it.stage.engine.create_session()
+
+        async def once(number: int) -> None:
+            run = await session.start(f"message {number}")
+            call = await it.stage.models.call()
+            feed = await it.stage.registry.watch_run(run.id)
+            watch = RunWatch("w1", Nobody(), feed, 0)
+            call.text(*("word " for _ in range(100)))
+            if how == "a tool":
+                call.tools(("functions__nothing", "{}"))
+                call = await it.stage.models.call()
+            await it.end(run, call, "completed" if how == "a tool" else how)
+            while not watch.over and watch.pull(1000) is not None:
+                pass
+            watch.close()
+            await it.pass_time(10)  # an end that the disk refused is stored
+            await it.pass_time(300)
+            assert it.held() == [] and it.stage.registry.registry_statistics().log_bytes == 0
+
+        for number in range(2):  # what is made once stays
+            await once(number)
+        await it.pass_time(1e6)  # trio keeps scopes until their deadlines, also those that are left
+        before, tasks = census(), trio.lowlevel.current_statistics().tasks_living
+        for number in range(10):
+            await once(number)
+        await it.pass_time(1e6)
+        assert census() - before == Counter()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        budget = it.actor._services.budget
+        assert not budget._active and not budget._ended
+
+
+def census() -> Counter[str]:
+    """What there is of ours and of trio's, by type, after a collection."""
+    gc.collect()
+    modules = ("actors", "engine", "trio")
+    return Counter(
+        f"{type(one).__module__}.{type(one).__qualname__}"
+        for one in gc.get_objects()
+        if type(one).__module__.partition(".")[0] in modules
+    )
 
 
 def test_a_closed_watch_keeps_no_run() -> None:
