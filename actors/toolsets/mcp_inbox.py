@@ -99,13 +99,45 @@ class Held:
 
 
 class Inbox:
-    """Of one connection to a server. `on_noise` is told, in a sentence, of what was dropped."""
+    """The answers of one server that wait to be taken. `on_noise` is told, in a sentence, of what was dropped."""
 
     def __init__(self, spool: ToolsetSpool, on_noise: Callable[[str], None], limits: Limits = DEFAULT) -> None:
-        self._spool = spool
+        self.spool = spool
         self.on_noise = on_noise
-        self._limits = limits
+        self.limits = limits
         self._held: OrderedDict[str, Held] = OrderedDict()
+
+    def arrival(self) -> Arrival:
+        """For one stream of messages."""
+        return Arrival(self)
+
+    def find(self, texts: Iterable[str]) -> Held | None:
+        """The cuts of the message whose strings these are, now the caller's to close; None if it has none."""
+        for text in texts:
+            for prefix, held in self._held.items():
+                if text.startswith(prefix):
+                    del self._held[prefix]
+                    return held
+        return None
+
+    async def hold(self, held: Held) -> None:
+        self._held[held.names.prefix] = held
+        if len(self._held) > HELD_MOST:
+            _, oldest = self._held.popitem(last=False)
+            await oldest.aclose()
+
+    async def aclose(self) -> None:
+        """Remove what nobody took."""
+        while self._held:
+            _, held = self._held.popitem()
+            await held.aclose()
+
+
+class Arrival:
+    """Messages of one stream, in order: what the scanner gives of them is taken, one event after the other."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
         self._open = Held()  # of the message that arrives
         self._unescape = Unescape()
         self._block = bytearray()  # text of the cut that arrives, not written
@@ -129,21 +161,11 @@ class Inbox:
                 await self._drop(f"a message {reason}: {head.decode(errors='replace')}")
                 return None
 
-    def find(self, texts: Iterable[str]) -> Held | None:
-        """The cuts of the message whose strings these are, now the caller's to close; None if it has none."""
-        for text in texts:
-            for prefix, held in self._held.items():
-                if text.startswith(prefix):
-                    del self._held[prefix]
-                    return held
-        return None
-
     async def aclose(self) -> None:
-        """Remove what nobody took."""
-        for held in (self._open, *self._held.values()):
-            await held.aclose()
-        self._held.clear()
-        self._open = Held()
+        """Remove what has come of a message that did not end."""
+        self._block.clear()
+        dropped, self._open = self._open, Held()
+        await dropped.aclose()
 
     async def _end_message(self, data: bytes, cuts: Cuts) -> bytes | None:
         await self._end_cut()
@@ -156,18 +178,13 @@ class Inbox:
             return None
         held, self._open = self._open, Held()
         held.names = cuts
-        self._held[cuts.prefix] = held
-        if len(self._held) > HELD_MOST:
-            _, oldest = self._held.popitem(last=False)
-            await oldest.aclose()
+        await self._inbox.hold(held)
         return data
 
     async def _drop(self, why: str) -> None:
-        self._block.clear()
         self._unescape = Unescape()
-        dropped, self._open = self._open, Held()
-        self.on_noise(why)
-        await dropped.aclose()
+        self._inbox.on_noise(why)
+        await self.aclose()
 
     def _begin_cut(self) -> None:
         writer = self._open.writer
@@ -185,14 +202,14 @@ class Inbox:
             return
         try:
             if self._open.writer is None:
-                self._open.writer = cut._writer = await self._spool.file()
+                self._open.writer = cut._writer = await self._inbox.spool.file()
             written = await self._open.writer.write(data)
         except PeerError as exc:
             cut.lost = exc.message
             return
         cut.size += written
         if cut is self._open.cuts[0]:
-            self._open.shown = self._open.shown or OutputCollector(self._limits, writes=False)
+            self._open.shown = self._open.shown or OutputCollector(self._inbox.limits, writes=False)
             self._open.shown.feed(data)
         if written < len(data):
             cut.lost = "a bound of what is kept on the disk is reached"

@@ -96,9 +96,11 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
     from mcp.shared.message import SessionMessage
     from mcp_types import jsonrpc_message_adapter
 
+    arrival = inbox.arrival()
+
     async def take(events: list[Event]) -> None:
         for event in events:
-            data = await inbox.take(event)
+            data = await arrival.take(event)
             if data is None:
                 continue
             try:
@@ -118,6 +120,7 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
             _log.debug("the output of a tool server broke off", exc_info=True)
         finally:
             arrived.close()
+            await arrival.aclose()
 
 
 async def _send(stdin: Stream, leaving: Any, arrived: Any) -> None:
