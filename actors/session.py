@@ -297,7 +297,7 @@ class Session(Actor):
         return RunFeed(run, log)
 
     async def _launch(self, record: SessionRecord, feed: RunFeed, message: Message, revision: int) -> StartedRun:
-        run, log = feed.run, feed.log
+        run = feed.run
         journal = self._services.store.open_journal(run.session_id)
         actor = Run(self._services, record, feed, message, journal, self._settled)
         feed.snapshots_from(actor.snapshot)
@@ -311,11 +311,8 @@ class Session(Actor):
             self._run = ref if ref.state != "ended" else None
         except BaseException as exc:
             journal.discard()
-            reason, now = "it could not be started", self._services.now_ms()
-            self._show_end(
-                feed, attrs.evolve(run, status="interrupted", reason=reason, ended_at=now, last_seq=log.last_seq + 1)
-            )
-            self._settled(feed, stored=False)
+            if not feed.ended:
+                await self._settle_unstarted(feed)
             if isinstance(exc, ActorDied):
                 deleted = self.cell.stop_reason == DELETED
                 raise CallerError("unknown_session" if deleted else "draining", "the session is being stopped") from exc
@@ -325,6 +322,25 @@ class Session(Actor):
         finally:
             self._begun.set()
         return StartedRun(run, message.info.id, revision, feed)
+
+    async def _settle_unstarted(self, feed: RunFeed) -> None:
+        """The end of a run that was stored and has no actor: stored before it is shown, if the disk takes it now."""
+        end = attrs.evolve(
+            feed.run,
+            status="interrupted",
+            reason="it could not be started",
+            ended_at=self._services.now_ms(),
+            last_seq=feed.log.last_seq + 1,
+        )
+        stored = False
+        with (
+            trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.cancel_grace),
+            contextlib.suppress(EngineError, ActorDied),
+        ):
+            await self._services.store.settle_run(end)
+            stored = True
+        self._show_end(feed, end)
+        self._settled(feed, stored=stored)
 
     def _settled(self, feed: RunFeed, stored: bool) -> None:
         self.active = None

@@ -302,3 +302,24 @@ async def test_a_defect_in_a_session_ends_it_alone(staged: Staged, monkeypatch: 
         call.text("untouched")
         call.end()
         assert (await other.wait()).status == "completed"
+
+
+async def test_the_end_of_a_run_that_could_not_start_is_stored_as_it_was_shown(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Run) -> None:
+        raise RuntimeError("a defect")
+
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "on_start", broken)
+            with pytest.raises(EngineError):
+                await session.start("hi")
+        (run,) = (await stage.registry.list_runs(session.id, None, 10)).items
+        feed = await stage.registry.watch_run(run.id)
+        (finished,) = of(log_of(feed), RunFinished)
+        assert (finished.status, finished.reason) == ("interrupted", "it could not be started")
+    async with staged() as stage:
+        assert await stage.registry.get_run(run.id) == run
+        await stage.usable(session.id)
