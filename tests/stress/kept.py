@@ -1,0 +1,77 @@
+"""What the store has of all sessions, against what was asked, said and told."""
+
+from __future__ import annotations
+
+import json
+
+from engine.errors import CallerError
+from engine.runs.record import Run
+from engine.transcript.records import AssistantMessage, Message, ToolPart
+from engine.wire import objects
+from tests.stress.seen import TERMINAL, Json
+from tests.stress.truth import Truth
+
+
+class Kept(Truth):
+    async def _check_kept(self) -> None:
+        runs = {run.id: run for run in (await self.registry.list_runs(None, None, 200)).items}
+        for session_id in self.sessions:
+            try:
+                page = await self.registry.messages(session_id, 200)
+            except CallerError:
+                assert session_id in self.deleted
+                continue
+            assert page.next_cursor is None
+            messages = [json.loads(message) for message in page.messages]
+            order = list(dict.fromkeys(message["info"]["run_id"] for message in messages))
+            for run_id in order:
+                self._check_run(runs[run_id], [one for one in messages if one["info"]["run_id"] == run_id])
+            assert [one["info"]["run_id"] for one in messages] == [
+                run_id for run_id in order for one in messages if one["info"]["run_id"] == run_id
+            ], "the messages of two runs are mixed"
+            for tag, (run_id, message_id) in self.acknowledged.items():
+                if self.session_of[run_id] == session_id:
+                    found = [one for one in messages if one["info"]["id"] == message_id]
+                    assert [part["text"] for one in found for part in one["parts"]] == [tag], "a message is lost"
+
+    def _check_run(self, run: Run, messages: list[Json]) -> None:
+        assert run.status in TERMINAL
+        self.ended(run)
+        user, *answers = messages
+        assert user["info"]["role"] == "user" and all(one["info"]["role"] == "assistant" for one in answers)
+        script = self.scripts[user["parts"][0]["text"]]
+        for number, answer in enumerate(answers):
+            assert answer["info"].get("finish"), "an answer without an end"
+            told = script.turns[number] if number < len(script.turns) else []
+            kept = [(part["kind"], part["text"]) for part in answer["parts"] if part["kind"] in ("text", "reasoning")]
+            if run.status == "completed" or number < len(answers) - 1:
+                assert kept == told, "the model said something else"
+            elif kept:
+                assert kept[:-1] == told[: len(kept) - 1], "the model said something else"
+                assert kept[-1][0] == told[len(kept) - 1][0]
+                assert told[len(kept) - 1][1].startswith(kept[-1][1]), "the model said something else"
+            for part in answer["parts"]:
+                if part["kind"] == "tool":
+                    assert part["state"] in ("completed", "error"), "a call without a result"
+                    assert (part.get("output") is None) != (part.get("error") is None)
+        calls = [part["call_id"] for one in answers for part in one["parts"] if part["kind"] == "tool"]
+        assert len(set(calls)) == len(calls)
+        record = json.loads(objects.encode_run(run))
+        for follower in self.followers:
+            seen = follower.seen.get(run.id)
+            if seen is not None and not follower.broken:
+                seen.check(record, messages, complete=id(seen) in self.complete and not script.crashed)
+                self.stats["compared"] += 1
+
+
+def check_request(messages: tuple[Message, ...]) -> str:
+    """The history is one that a provider takes; returns the newest user message."""
+    assert messages and messages[0].role == "user"
+    for message in messages:
+        if isinstance(message.info, AssistantMessage):
+            assert message.info.finish is not None, "an answer without an end"
+        for part in message.parts:
+            assert not isinstance(part, ToolPart) or part.state in ("completed", "error"), "a call without a result"
+    user = [message for message in messages if message.role == "user"][-1]
+    text = user.parts[0]
+    return text.text  # type: ignore[union-attr]
