@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     _run(command)
     _sessions(command)
     _runs(command)
+    _toolsets(command)
     _stats(command)
     _stop(command)
     _completion(command)
@@ -247,6 +248,24 @@ def _runs(command: _Command) -> None:
     stop.add_argument("id", nargs="+", metavar="ID")
     stop.add_argument("--reason", metavar="TEXT", help="shown beside the run")
     _json(stop)
+
+
+def _toolsets(command: _Command) -> None:
+    action = _groups(
+        command(
+            "toolsets",
+            "toolsets",
+            "list toolsets and open them anew",
+            "greenroom toolsets",
+            "greenroom toolsets list --json | jq '.toolsets[].state'",
+            "greenroom toolsets restart shell",
+        ),
+        "list toolsets with their state, calls at work and tools",
+        _json,
+    )
+    restart = action("restart", "close toolsets, their calls ending with an error, and open them again")
+    restart.add_argument("name", nargs="+", metavar="NAME")
+    _json(restart)
 
 
 def _stats(command: _Command) -> None:
