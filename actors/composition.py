@@ -22,6 +22,7 @@ from actors._actor import Actor, open_actor
 from actors._spool import Spools, open_spools
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
 from actors._tally import Tally
+from actors._toolset_life import Toolset
 from actors.models import Models
 from actors.places import make_private
 from actors.registry import Defaults, Registry, RegistryRef
@@ -31,10 +32,13 @@ from actors.store import Store, StoreRef
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset
 from actors.toolsets.functions import FunctionsToolset
-from engine.config import Config
+from actors.toolsets.web import WebToolset
+from engine.config import Config, ToolsetConfig
+from engine.limits import Limits
 from engine.restart import Backoff
 from engine.runs.budget import LogBudget
 from engine.storage import lock
+from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import Judge
 
 # Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
@@ -151,6 +155,12 @@ async def open_composition(
                         await root.stop(SHUTDOWN)
 
 
+def _builtin(name: str, chosen: ToolsetConfig, limits: Limits) -> Toolset:
+    if name == "web":
+        return WebToolset(chosen.tools, allowed=[parse_network(text) for text in chosen.allow_networks], limits=limits)
+    return FilesToolset(chosen.tools, limits=limits)
+
+
 def make_toolsets(
     config: Config, functions: Sequence[Callable[..., Any]], spools: Spools
 ) -> dict[str, Callable[[], Actor]]:
@@ -160,7 +170,7 @@ def make_toolsets(
     for name, chosen in config.toolsets.items():
         made[name] = functools.partial(
             lambda name, chosen: ToolsetActor(
-                FilesToolset(chosen.tools, limits=limits),
+                _builtin(name, chosen, limits),
                 limits=limits,
                 call_timeout=chosen.call_timeout,
                 spool=spools.of_toolset(name),

@@ -28,16 +28,13 @@ from engine.config_values import (
     parse_quantity,
 )
 from engine.limits import MIB, Limits
+from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 
 DEMO: Final = "demo"  # the model that is always there
-# The built-in toolsets of this version with their tools, and those that are given unless others are listed: they
-# only read.
+# The built-in toolsets of this version with their tools.
 BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"files": ("read_file", "search_files", "list_directory", "write_file", "edit_file")}
-)
-DEFAULT_TOOLS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"files": ("read_file", "search_files", "list_directory")}
+    {"files": ("read_file", "search_files", "list_directory", "write_file", "edit_file"), "web": ("fetch",)}
 )
 
 # A file for people; beyond this it is something else.
@@ -104,6 +101,7 @@ Url = Annotated[str, Check("an http or https URL without user, query and fragmen
 Host = Annotated[str, Check("a host without port", is_host)]
 Origin = Annotated[str, Check("an origin such as https://host, in lower case", is_origin)]
 Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or unix:/absolute/path")]
+NetworkText = Annotated[str, _parses(parse_network, "an address or a network, such as 127.0.0.1 or 10.0.0.0/8")]
 RuleText = Annotated[str, _text(RULE_CHARACTERS_MAX)]  # what is in it is said by _permissions
 Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
 OutputTokens = Annotated[int, Check("1 to 1000000", lambda tokens: 1 <= tokens <= 1_000_000)]
@@ -126,8 +124,8 @@ class ModelConfig:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ToolsetConfig:
-    """A toolset. `tools` absent means all that it has, of a built-in one DEFAULT_TOOLS; `call_timeout` absent means
-    `limits.tool_call_timeout`."""
+    """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`.
+    `allow_networks` (of `web` only) may be reached though they are not public."""
 
     kind: Literal["builtin", "mcp"]
     tools: Annotated[tuple[ToolName, ...], _FEW] | None = None
@@ -138,6 +136,7 @@ class ToolsetConfig:
     env: Annotated[dict[Variable, str], _FEW] | None = None
     restart: Literal["on_failure", "always", "never"] = "on_failure"
     call_timeout: float | None = None
+    allow_networks: Annotated[tuple[NetworkText, ...], _FEW] = ()
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -170,7 +169,7 @@ class Config:
     default_model: str = DEMO
     models: Mapping[str, ModelConfig] = MappingProxyType({DEMO: ModelConfig(provider="demo")})
     toolsets: Mapping[str, ToolsetConfig] = MappingProxyType(
-        {name: ToolsetConfig(kind="builtin", tools=tools) for name, tools in DEFAULT_TOOLS.items()}
+        {name: ToolsetConfig(kind="builtin", tools=tools) for name, tools in BUILTIN_TOOLSETS.items()}
     )
     permissions: Permissions = Permissions()
     limits: Limits = attrs.field(factory=Limits)
@@ -262,7 +261,7 @@ def _build(file: _File, limits: Limits) -> Config:
 
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
     """The built-in toolset without what a rule denies: what is not there cannot be called."""
-    tools = DEFAULT_TOOLS[name] if toolset.tools is None else toolset.tools
+    tools = BUILTIN_TOOLSETS[name] if toolset.tools is None else toolset.tools
     whole = [rule for rule in denied if not rule.patterns]
     left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in whole))
     return attrs.evolve(toolset, tools=left)
@@ -317,6 +316,8 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
         elif table.get("kind") == "builtin":
             unused = sorted(table.keys() & {"command", "args", "url", "headers_env", "env", "restart"})
             mistakes += [(f"{place}.{field}", "a built-in toolset has none") for field in unused]
+            if name != "web" and "allow_networks" in table:
+                mistakes.append((f"{place}.allow_networks", "is for the toolset web only"))
             tools = table.get("tools")
             for index, tool in enumerate(tools if isinstance(tools, list) else ()):
                 if isinstance(tool, str) and tool not in BUILTIN_TOOLSETS[name]:

@@ -11,7 +11,6 @@ import trio
 from actors._toolset_life import Preview, no_news
 from actors.toolset import FILE_THREADS
 from engine import codec
-from engine.config import DEFAULT_TOOLS
 from engine.limits import DEFAULT, Limits
 from engine.tools.edit import EDIT_FILE, EditFile, edit_file
 from engine.tools.list import LIST_DIRECTORY, ListDirectory, list_directory
@@ -31,13 +30,12 @@ _TOOLS: Final[dict[str, tuple[ToolSpec, type[Any], _Work]]] = {
 
 
 class FilesToolset:
-    """`tools` are the names of those that it gives; None: those that only read."""
+    """`tools` are the names of those that it gives; None: all."""
 
     kind = "builtin"
 
     def __init__(self, tools: Sequence[str] | None = None, *, limits: Limits = DEFAULT) -> None:
-        given = DEFAULT_TOOLS["files"] if tools is None else tools
-        self._tools = {name: tool for name, tool in _TOOLS.items() if name in given}
+        self._tools = {name: tool for name, tool in _TOOLS.items() if tools is None or name in tools}
         self._limits = limits
         self._threads = trio.CapacityLimiter(FILE_THREADS)
 

@@ -34,11 +34,15 @@ _ACCEPT: Final = "text/html, application/xhtml+xml, text/*;q=0.9, application/js
 
 
 class WebToolset:
-    """`allowed` are networks that may be reached though they are not public."""
+    """`tools` are the names of those that it gives; None: all. `allowed` are networks that may be reached though they
+    are not public."""
 
     kind = "builtin"
 
-    def __init__(self, allowed: Sequence[Network] = (), *, limits: Limits = DEFAULT) -> None:
+    def __init__(
+        self, tools: Sequence[str] | None = None, *, allowed: Sequence[Network] = (), limits: Limits = DEFAULT
+    ) -> None:
+        self._tools = [FETCH] if tools is None or FETCH.name in tools else []
         self._allowed = tuple(allowed)
         self._limits = limits
         self._places = trio.CapacityLimiter(limits.fetches_max)
@@ -48,7 +52,7 @@ class WebToolset:
     news = staticmethod(no_news)
 
     async def open(self) -> Sequence[ToolSpec]:
-        return [FETCH]
+        return self._tools
 
     async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
         """Raises CallerError invalid_path for what may not be fetched, PeerError tool_error for what answers badly."""

@@ -103,10 +103,10 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-# Reading and the program's own functions; everything else that no rule is about is asked.
-SAFE: Final = tuple(
-    parse_rule(text) for text in ("files.read_file", "files.search_files", "files.list_directory", "functions")
-)
+# Reading, the program's own functions, and the jobs that were allowed when they were started; everything else that no
+# rule is about is asked.
+_SAFE: Final = "files.read_file files.search_files files.list_directory functions shell.list shell.view shell.stop"
+SAFE: Final = tuple(parse_rule(text) for text in _SAFE.split())
 
 
 # ------------------------------------------------------------------ what a person allowed

@@ -44,7 +44,7 @@ async def test_the_tools_that_read(ref: ToolsetRef, tmp_path: Path) -> None:
     assert found.text == "a:2: two needle\n[1 match in 1 file; 1 file searched]" and found.title == "'needle' in ."
     assert (await call(ref, tmp_path, "list_directory")).text == "a (15)\n[1 entry]"
     assert [spec.name for spec in await ref.specs()] == [
-        "files.read_file", "files.search_files", "files.list_directory"
+        "files.read_file", "files.search_files", "files.list_directory", "files.write_file", "files.edit_file"
     ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ async def fetching(toolset: WebToolset, limits: Limits | None = None) -> AsyncIt
 
 async def fetch(url: str, allowed: list[object] = LOOPBACK, **limits: float) -> ToolResult:  # type: ignore[assignment]
     bounds = Limits(**limits)  # type: ignore[arg-type]
-    async with fetching(WebToolset(allowed, limits=bounds), bounds) as get:  # type: ignore[arg-type]
+    async with fetching(WebToolset(allowed=allowed, limits=bounds), bounds) as get:  # type: ignore[arg-type]
         return await get(url)  # type: ignore[no-any-return, misc]
 
 
@@ -240,7 +240,7 @@ async def test_cancelled_in_the_middle_the_connection_is_closed(site: Site) -> N
         left.set()
 
     site.pages["/"] = stall
-    async with fetching(WebToolset(LOOPBACK)) as get, trio.open_nursery() as nursery:
+    async with fetching(WebToolset(allowed=LOOPBACK)) as get, trio.open_nursery() as nursery:
         nursery.start_soon(get, f"http://127.0.0.1:{site.port}/")  # type: ignore[arg-type]
         await reading.wait()
         nursery.cancel_scope.cancel()
@@ -283,3 +283,8 @@ async def test_https(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, tru
     assert result.text == "secure" if trusted else "is not trusted: " in result.text
     if trusted:  # the certificate is of the name, not of the address
         assert "is not trusted: " in (await fetch(f"https://127.0.0.1:{site.port}/")).text
+
+
+async def test_its_tools() -> None:
+    assert [spec.name for spec in await WebToolset().open()] == ["fetch"]
+    assert await WebToolset([]).open() == []

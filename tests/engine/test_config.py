@@ -52,6 +52,9 @@ key_file = "/etc/key.pem"
 """
 
 
+FILE_TOOLS = ("read_file", "search_files", "list_directory", "write_file", "edit_file")
+
+
 def mistakes(text: str, **overrides: object) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         parse(text, **overrides)
@@ -63,7 +66,8 @@ def test_no_file_gives_the_demo_model_and_the_file_tools() -> None:
     assert config == Config()
     assert (config.default_model, str(config.listen), config.durability) == ("demo", "127.0.0.1:8765", "full")
     assert config.models["demo"].provider == "demo"
-    assert config.toolsets["files"].tools == ("read_file", "search_files", "list_directory")
+    assert config.toolsets["files"].tools == FILE_TOOLS
+    assert config.toolsets["web"].tools == ("fetch",)
     assert config.limits == Limits()
     assert config.tls is None and not config.insecure
 
@@ -270,28 +274,33 @@ def test_toolsets_that_this_version_does_not_have() -> None:
     assert mistakes('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nheaders_env = { Authorization = "T" }') == {
         "toolsets.git.kind": "mcp toolsets are not in this version"
     }
-    assert set(mistakes('[toolsets.web]\nkind = "builtin"')) == {"toolsets.web"}
+    assert set(mistakes('[toolsets.no]\nkind = "builtin"')) == {"toolsets.no"}
     assert parse("[toolsets]").toolsets == {}
 
 
 def test_a_denied_tool_is_not_given() -> None:
-    assert parse('[permissions]\ndeny = ["files.read_file"]').toolsets["files"].tools == (
-        "search_files",
-        "list_directory",
-    )
+    assert parse('[permissions]\ndeny = ["files.read_file"]').toolsets["files"].tools == FILE_TOOLS[1:]
     assert parse('[permissions]\ndeny = ["files"]').toolsets["files"].tools == ()
-    assert parse('[permissions]\ndeny = ["files.read*"]').toolsets["files"].tools == ("search_files", "list_directory")
-    assert parse('[permissions]\ndeny = ["files.read"]').toolsets["files"].tools == (
-        "read_file",
-        "search_files",
-        "list_directory",
-    )
+    assert parse('[permissions]\ndeny = ["files.read*"]').toolsets["files"].tools == FILE_TOOLS[1:]
+    assert parse('[permissions]\ndeny = ["files.read"]').toolsets["files"].tools == FILE_TOOLS
+    assert parse('[permissions]\ndeny = ["files.read_file(path=*.env)"]').toolsets["files"].tools == FILE_TOOLS
 
 
-def test_tools_that_write_are_given_to_who_lists_them() -> None:
+def test_tools_are_those_listed_or_all() -> None:
     listed = '[toolsets.files]\nkind = "builtin"\ntools = ["write_file", "edit_file", "read_file"]'
     assert parse(listed).toolsets["files"].tools == ("write_file", "edit_file", "read_file")
-    assert parse('[toolsets.files]\nkind = "builtin"').toolsets["files"].tools == Config().toolsets["files"].tools
+    assert parse('[toolsets.files]\nkind = "builtin"').toolsets["files"].tools == FILE_TOOLS
+
+
+def test_networks_that_may_be_fetched_from() -> None:
+    web = '[toolsets.web]\nkind = "builtin"\nallow_networks = ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]'
+    assert parse(web).toolsets["web"].allow_networks == ("127.0.0.1", "10.0.0.0/8", "fd00::/8")
+    for wrong in ("10.0.0.1/8", "a.org", "*", ""):
+        assert mistakes(f'[toolsets.web]\nkind = "builtin"\nallow_networks = ["{wrong}"]') == {
+            "toolsets.web.allow_networks[0]": "expected an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
+        }
+    other = mistakes('[toolsets.files]\nkind = "builtin"\nallow_networks = []')
+    assert other == {"toolsets.files.allow_networks": "is for the toolset web only"}
 
 
 def test_rules_with_patterns_leave_the_tool_for_other_calls() -> None:

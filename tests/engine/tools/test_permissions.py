@@ -275,6 +275,8 @@ def test_what_a_person_is_told() -> None:
         ("files.search_files", "allow"),
         ("files.list_directory", "allow"),
         ("functions.anything", "allow"),
+        ("shell.view", "allow"),
+        ("shell.start", "ask"),
         ("files.write_file", "ask"),
         ("files.edit_file", "ask"),
         ("shell.shell", "ask"),
