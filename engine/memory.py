@@ -6,8 +6,8 @@ new runs are refused as well. A level is left at LEAVE of its bound only, so tha
 Freed memory stays with the process until it is given back, which takes milliseconds. That is done
 
 - when a level begins, and as long as it lasts every RELEASE_PAUSE
-- below the soft bound when work is over: at most half of what was held since the last time is held now, and either
-  memory has grown by GROWTH since then, or MANY things have ended, which left it in pieces
+- whenever work is over: at most half of what was held since the last time is held now, and either memory has grown by
+  GROWTH since then, or MANY things have ended, which left it in pieces
 
 Active work is never touched.
 """
@@ -70,11 +70,10 @@ def decide(state: State, sample: Sample, now: float, *, soft: int, hard: int) ->
     floor = sample.resident if state.floor is None else min(state.floor, sample.resident)
     peak = max(state.peak, sample.held)
     since = now - state.released_at
-    if level == "normal":
-        over = 2 * sample.held <= peak and since >= QUIET_PAUSE
-        release = over and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
-    else:
-        release = since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
+    over = 2 * sample.held <= peak and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
+    release = over and since >= QUIET_PAUSE
+    if level != "normal":
+        release = release or since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
     if release:
         state = State(level, floor=None, peak=sample.held, released_at=now)
     else:

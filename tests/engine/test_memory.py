@@ -81,6 +81,12 @@ def test_the_hard_level_gives_pages_back_even_just_after_the_soft_one() -> None:
     assert down.state.level == "soft" and down.shed
 
 
+def test_work_that_ends_above_a_bound_is_given_back_without_the_long_pause() -> None:
+    decisions = run([(0, HARD + 1, 100), (1, HARD + 1, 100), (2, HARD + 1, 0), (3, 40 * MIB, 0)])
+    assert [decision.release for decision in decisions] == [True, False, True, False]
+    assert [decision.state.level for decision in decisions] == ["hard", "hard", "hard", "normal"]
+
+
 def test_below_the_soft_bound_nothing_is_shed() -> None:
     assert not any(d.shed for d in run([(0, SOFT, 5), (1, SOFT + 1, 5), (2, 450 * MIB, 5)])[::2])
 
