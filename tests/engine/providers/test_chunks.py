@@ -125,3 +125,18 @@ def test_what_is_held_is_bounded() -> None:
             body.feed(endless)
             assert len(body._held) <= 16 * 1024
     assert ours([HEAD + b"0\r\n" + b"X: y\r\n" * 1000]) == (HEAD, b"", "broken")
+
+
+def test_how_much_came_is_counted_in_chunks() -> None:
+    body = ChunkedBody()
+    for data, begun, chunks in (
+        (HEAD[:20], False, 0),
+        (HEAD[20:] + chunked(b"one", b"two", end=b""), True, 2),
+        (chunked(b"three", end=b"4\r\nfo"), True, 2),  # a piece of a chunk is one too
+        (b"ur\r\n0\r\n\r\n", True, 1),
+    ):
+        body.feed(data)
+        assert (body.begun, body.chunks) == (begun, chunks)
+    body.request_sent()
+    body.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour")
+    assert (body.begun, body.chunks) == (True, 0)
