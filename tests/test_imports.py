@@ -94,7 +94,7 @@ PLANTED = [
     ("actors/run.py", "from actors import open_engine", "not from the package"),
     ("actors/run.py", "from actors import store", "not from the package"),
     ("actors/run.py", "from actors import session", "actors.run must not import actors.session"),
-    ("actors/client/link.py", "import h11", "h11 is imported in actors.gateway only"),
+    ("actors/client/link.py", "import h11", "h11 is imported in actors.gateway, "),
     ("actors/registry.py", "from trio_websocket import open_websocket", "trio_websocket is imported in"),
     ("actors/api.py", "import asyncio", "asyncio is imported in no place only"),
 ]
