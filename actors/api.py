@@ -18,7 +18,7 @@ import trio
 
 from actors._feed import Bell, RunFeed
 from actors.composition import Composition, open_composition
-from actors.registry import RegistryRef
+from actors.registry_ref import RegistryRef
 from engine import codec
 from engine.commands import NewSession, StartRun, WhenBusy
 from engine.config import Config

@@ -25,7 +25,8 @@ from actors._tally import Tally
 from actors._toolset_life import Toolset
 from actors.models import Models
 from actors.places import make_private
-from actors.registry import Defaults, Registry, RegistryRef
+from actors.registry import Defaults, Registry
+from actors.registry_ref import RegistryRef
 from actors.run import SHUTDOWN
 from actors.services import Services
 from actors.store import Store, StoreRef

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from actors._memory import Mapped, heap, mapped, sqlite_bytes
-from actors.registry import RegistryStatistics
+from actors.registry_ref import RegistryStatistics
 from actors.store import StoreStatistics
 from engine.limits import KIB
 

@@ -11,16 +11,16 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
 
-from actors._actor import Actor, Cell, Ref
+from actors._actor import Actor, Cell
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.admission import Admission
+from actors.registry_ref import RegistryRef, RegistryStatistics, Request
 from actors.run import SHUTDOWN
 from actors.services import Services
 from actors.session import DELETED, SETTLE_DELAY, Session, SessionRef, StartedRun
@@ -53,108 +53,6 @@ class Defaults:
     cwd: str
 
 
-@attrs.frozen(slots=True)
-class RegistryStatistics:
-    sessions: int
-    active_runs: int
-    queued_runs: int
-    retained_runs: int
-    log_bytes: int
-
-
-@attrs.frozen(slots=True)
-class _Call:
-    """A request to the registry: one of its methods with arguments. Private to RegistryRef."""
-
-    method: Callable[..., Awaitable[Any]]
-    arguments: tuple[Any, ...]
-
-
-class RegistryRef(Ref):
-    """What the gateway and the programmatic API use. Errors are CallerError with the wire's codes."""
-
-    __slots__ = ()
-
-    async def create_session(self, new: NewSession) -> SessionRecord:
-        return await self._do(Registry.create_session, new)  # type: ignore[no-any-return]
-
-    async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage:
-        return await self._do(Registry.list_sessions, limit, cursor, query)  # type: ignore[no-any-return]
-
-    async def get_session(self, session_id: str) -> SessionRecord:
-        return await self._do(Registry.get_session, session_id)  # type: ignore[no-any-return]
-
-    async def update_session(self, session_id: str, changes: SessionChanges) -> SessionRecord:
-        return await self._do(Registry.update_session, session_id, changes)  # type: ignore[no-any-return]
-
-    async def delete_session(self, session_id: str) -> None:
-        """Stop the session's runs and remove all that is stored of it; joined."""
-        await self._do(Registry.delete_session, session_id)
-
-    async def messages(self, session_id: str, limit: int, cursor: str | None = None) -> MessagesPage:
-        return await self._do(Registry.messages, session_id, limit, cursor)  # type: ignore[no-any-return]
-
-    async def start_run(self, start: StartRun) -> StartedRun:
-        return await self._do(Registry.start_run, start)  # type: ignore[no-any-return]
-
-    async def watch_run(self, run_id: str) -> RunFeed:
-        """The run's feed: live, retained, or made from the store (then it is `evicted`)."""
-        return await self._do(Registry.watch_run, run_id)  # type: ignore[no-any-return]
-
-    async def watch_session(self, session_id: str) -> SessionFeed:
-        return await self._do(Registry.watch_session, session_id)  # type: ignore[no-any-return]
-
-    async def stop_run(self, run_id: str, reason: str | None = None) -> RunRecord:
-        """The run when it has ended and everything of it is joined; an ended run as it is."""
-        return await self._do(Registry.stop_run, run_id, reason)  # type: ignore[no-any-return]
-
-    async def reply_approval(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution:
-        """Decide an approval; durable when this returns, and after `cancel` the run has ended. Raises unknown_run,
-        unknown_approval, already_resolved {decision, by}."""
-        return await self._do(Registry.reply_approval, run_id, call_id, resolution)  # type: ignore[no-any-return]
-
-    async def get_run(self, run_id: str) -> RunRecord:
-        return await self._do(Registry.get_run, run_id)  # type: ignore[no-any-return]
-
-    async def list_runs(
-        self, session_id: str | None, active: bool | None, limit: int, cursor: str | None = None
-    ) -> RunPage:
-        return await self._do(Registry.list_runs, session_id, active, limit, cursor)  # type: ignore[no-any-return]
-
-    async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
-        return await self._do(Registry.read_output, handle, offset, limit)  # type: ignore[no-any-return]
-
-    async def drain(self) -> None:
-        """Refuse new runs from now on, and wait until no run is active. The caller bounds the wait."""
-        await self._do(Registry.drain)
-
-    async def end_runs(self) -> None:
-        """Cancel what is still active, as part of the daemon's shutdown; joined."""
-        await self._do(Registry.end_runs)
-
-    def registry_statistics(self) -> RegistryStatistics:
-        return self._registry.figures()
-
-    def shed_logs(self) -> int:
-        """Empty the replay logs of ended runs; later watches get a gap and are answered from the store. Returns the
-        bytes freed."""
-        return self._registry.shed_logs()
-
-    def memory_full(self, full: bool) -> None:
-        """While memory is full new runs are refused and queues wait. Idempotent."""
-        self._registry.memory_full(full)
-
-    @property
-    def _registry(self) -> Registry:
-        actor = self._cell.actor
-        assert isinstance(actor, Registry)
-        return actor
-
-    async def _do(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        # No deadline here: a stop may take its grace, and the caller (a connection, a program) has its own.
-        return await self._ask(_Call(method, arguments), timeout=None)
-
-
 class Registry(Actor):
     def __init__(self, services: Services, defaults: Defaults) -> None:
         self._services = services
@@ -180,10 +78,10 @@ class Registry(Actor):
         self.cell.start_soon(self._passivate)
 
     async def handle(self, message: object) -> object:
-        if isinstance(message, _Call):
+        if isinstance(message, Request):
             # A client that has gone does not leave a session half deleted or a run half started.
-            keep = message.method is not Registry.drain
-            return self.cell.defer(message.method, self, *message.arguments, keep=keep)
+            keep = message.method != "drain"
+            return self.cell.defer(getattr(self, message.method), *message.arguments, keep=keep)
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
@@ -273,6 +171,7 @@ class Registry(Actor):
                 await session.cancel_run(active.run.id, "its session was deleted")
             self._sessions.pop(session_id, None)  # its feed is closed below, when it is known how
             await session.stop(DELETED)
+        await self._services.toolbox.end_session(session_id)
         try:
             await self._services.store.delete_session(session_id)
         except BaseException:

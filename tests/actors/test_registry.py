@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors._ask import ActorDied
 from actors._feed import RunFeed
-from actors.registry import RegistryRef
+from actors.registry_ref import RegistryRef
 from actors.run import Run
 from actors.session import StartedRun
 from actors.store import StoreRef
