@@ -240,13 +240,19 @@ class Guard:
 
 @contextlib.asynccontextmanager
 async def open_guard(limits: Limits = DEFAULT) -> AsyncIterator[Guard]:
-    """A guard for the block; at its end every process that is left is killed, and so is the guard."""
+    """A guard for the block; at its end every process that is left is killed, and so is the guard. What the block
+    raises comes out as it is."""
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         guard = Guard(limits, nursery)
         try:
             yield guard
+        except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
+            failure = exc
         finally:
             guard.close()
+    if failure is not None:
+        raise failure
 
 
 class _Ends:

@@ -7,10 +7,11 @@ and exceptions become results with `is_error`, which the model reads. What the t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import trio
@@ -38,6 +39,14 @@ _PIECE_CHARACTERS: Final = 64 * KIB
 FILE_THREADS: Final = 8
 
 
+@runtime_checkable
+class KeepsForSessions(Protocol):
+    """A toolset that keeps something for a session from call to call, such as background jobs."""
+
+    async def end_session(self, session_id: str) -> None:
+        """End it and forget it. Nothing is left when this returns, cancelled or not."""
+
+
 class ToolsetRef(Ref):
     __slots__ = ()
 
@@ -59,6 +68,10 @@ class ToolsetRef(Ref):
     async def status(self) -> ToolsetStatus:
         status: ToolsetStatus = await self._ask(_Status())
         return status
+
+    async def end_session(self, session_id: str) -> None:
+        """End what the toolset keeps for a session, which makes no more calls."""
+        await self._ask(_EndSession(session_id), timeout=None)
 
     async def restart(self) -> ToolsetStatus:
         """Close the toolset, its calls ending with an error, and open it again; what came of it."""
@@ -87,6 +100,11 @@ class _Status:
 @attrs.frozen(slots=True)
 class _Restart:
     pass
+
+
+@attrs.frozen(slots=True)
+class _EndSession:
+    session_id: str
 
 
 class ToolsetActor(Actor):
@@ -136,6 +154,10 @@ class ToolsetActor(Actor):
                 return self._status()
             case _Restart():
                 return self.cell.defer(self._again, keep=True)
+            case _EndSession(session_id):
+                if isinstance(self._toolset, KeepsForSessions):
+                    return self.cell.defer(self._toolset.end_session, session_id, keep=True)
+                return None
         return await super().handle(message)
 
     async def on_stopping(self, reason: str) -> None:
@@ -284,6 +306,16 @@ class Toolbox:
         """Close the toolset and open it again; what came of it. Raises CallerError("unknown_toolset")."""
         self.check([name])
         return await self._find(name).restart()
+
+    async def end_session(self, session_id: str) -> None:
+        """End what the toolsets keep for a session: background jobs do not outlive it."""
+        async with trio.open_nursery() as nursery:
+            for name in self.names:
+                nursery.start_soon(self._end_session, name, session_id)
+
+    async def _end_session(self, name: str, session_id: str) -> None:
+        with contextlib.suppress(ActorDied):  # one that is not running keeps nothing
+            await self._find(name).end_session(session_id)
 
     async def statuses(self) -> tuple[ToolsetStatus, ...]:
         """Every configured toolset; one that is not running now is `restarting`."""

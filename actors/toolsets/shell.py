@@ -47,8 +47,8 @@ def call_limit(limits: Limits = DEFAULT) -> float:
 
 
 class ShellToolset:
-    """`env` is the environment of commands, `spool` the one that its actor empties. Not to be closed when idle: jobs
-    are no use of it."""
+    """`env` is the environment of commands, `spool` the one that its actor empties, `tools` the names of those that it
+    gives (None: all). Not to be closed when idle: jobs are no use of it."""
 
     kind = "builtin"
 
@@ -58,8 +58,10 @@ class ShellToolset:
         spool: ToolsetSpool,
         *,
         env: Mapping[str, str],
+        tools: Sequence[str] | None = None,
         limits: Limits = DEFAULT,
     ) -> None:
+        self._tools = [spec for name, (spec, _) in _TOOLS.items() if tools is None or name in tools]
         self._guard = guard
         self._spool = spool
         self._env = dict(env)
@@ -75,7 +77,7 @@ class ShellToolset:
         self._starting = trio.Lock()
 
     async def open(self) -> Sequence[ToolSpec]:
-        return [spec for spec, _ in _TOOLS.values()]
+        return self._tools
 
     async def news(self) -> NoReturn:
         """Jobs live in it: whoever cancels it ends them."""

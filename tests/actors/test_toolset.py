@@ -315,3 +315,23 @@ async def test_file_work_in_a_thread() -> None:
     toolbox = Toolbox([], find_in({}))
     with trio.fail_after(10):
         assert await toolbox.in_thread(divmod, 7, 2) == (3, 1)
+
+
+class Keeping(Fake):
+    """It keeps something for sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[str] = []
+
+    async def end_session(self, session_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.ended.append(session_id)
+
+
+async def test_what_is_kept_for_a_session_ends_with_it() -> None:
+    keeping, other = Keeping(), Fake()
+    async with open_actor(ToolsetActor(keeping), "keeps") as keeps, open_actor(ToolsetActor(other), "fake") as ref:
+        toolbox = Toolbox(["keeps", "fake", "down"], find_in({"keeps": keeps, "fake": ref}))
+        await toolbox.end_session("ses_1")
+        assert keeping.ended == ["ses_1"]
