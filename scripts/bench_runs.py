@@ -8,10 +8,13 @@ own. Measured:
 - resident memory per finished run after the plateau, of N runs with 200 deltas and as many with 2,000: the retention is
   set small, so that the plateau is reached early and what grows after it is kept by nobody's intention
 - a burst: many runs are active and end at once; resident memory when their window has passed
+- whose the memory is: the sum of the owners in `daemon.stats` beside what is resident, idle, under load (streaming
+  runs, each connection watching two), and when the load has ended
 - a run of one token, everything durable: wall and CPU time; and runs a second of several clients
 - from `run.stop` to the model's service seeing its connection closed
 
-Hard conditions: the slope and the burst; without --quick the times, too. Few runs have a wider bound of the slope.
+Hard conditions: the slope, the burst and the owners; without --quick the times, too. Few runs have a wider bound of
+the slope.
 The last line is JSON.
 """
 
@@ -35,29 +38,27 @@ CLIENTS = 16
 LIMIT = 1800.0  # seconds for each measure; one that takes longer hangs
 # The retention of the slope's daemon: at most 64 ended runs for 2 s, and a window of few messages.
 SLOPE_LIMITS = {"terminal_retention": "2s", "terminal_retained_max": 64, "window_messages": 20}
-# Runs before the slope is taken, by their deltas: SQLite's caches and the retained logs are full then.
-WARM_UP = {200: 1000, 2000: 250}
 SAMPLES = 60
 SLOPE_KIB = 0.3  # aim; a finished run that is kept costs at least 6
-# Resident memory grows in steps of up to an allocator's arena: of few runs one such step is no slope.
-ARENA_KIB = 1024
-# The burst's daemon: all of the burst is kept for its window.
-WINDOW = 5.0
-BURST_LIMITS: dict[str, str | int] = {
-    "terminal_retention": f"{WINDOW:g}s", "terminal_retained_max": 4096, "active_runs_max": 4096,
-    "passivate_after": f"{WINDOW:g}s", "progress_timeout": f"{LIMIT:g}s",
-}  # fmt: skip
+# Resident memory goes up and down by so much whatever is done: of few runs that is no slope.
+NOISE_KIB = 2048
 BURST_MB = 10.0
-# Timers and the allocator have this long after the window.
+# Timers and the governor have this long after the window: sessions leave a quarter of it later, and memory is given
+# back at most every 2 s, the last time when the last of them has left.
 RETURN_PATIENCE = 5.0
+OWNED_SHARE = 0.25  # of what is resident, by which the sum of the owners may be wrong
 ONE_TOKEN_MS, ONE_TOKEN_CPU_MS, STOP_MS = 10.0, 8.0, 3.0
 
 
 @attrs.frozen
 class Size:
     runs: int
-    long_runs: int
+    long_runs: int  # 0: their slope is not taken
+    warm_up: int  # runs before the slope is taken: SQLite's caches and the retained logs are full then
+    long_warm_up: int
     burst: int
+    window: float  # seconds that all runs of a burst are kept
+    streams: int  # of the load whose memory is accounted for
     one_token: int
     rate: int  # one-token runs whose rate is taken
     stops: int
@@ -65,8 +66,23 @@ class Size:
 
 def size(quick: bool, runs: int | None) -> Size:
     if quick:
-        return Size(runs=runs or 300, long_runs=(runs or 300) // 3, burst=250, one_token=40, rate=150, stops=10)
-    return Size(runs=runs or 10_000, long_runs=runs or 10_000, burst=1000, one_token=300, rate=2000, stops=100)
+        return Size(
+            runs=runs or 200, long_runs=0, warm_up=300, long_warm_up=0,
+            burst=200, window=1.0, streams=60, one_token=20, rate=60, stops=10,
+        )  # fmt: skip
+    many = runs or 10_000
+    return Size(
+        runs=many, long_runs=many, warm_up=1000, long_warm_up=250,
+        burst=1000, window=5.0, streams=200, one_token=300, rate=2000, stops=100,
+    )  # fmt: skip
+
+
+def burst_limits(window: float) -> dict[str, str | int]:
+    """Of a daemon that keeps all runs of a burst for its window."""
+    return {
+        "terminal_retention": f"{window:g}s", "terminal_retained_max": 4096, "active_runs_max": 4096,
+        "passivate_after": f"{window:g}s", "progress_timeout": f"{LIMIT:g}s",
+    }  # fmt: skip
 
 
 async def start(client: Client, session_id: str, text: str) -> Any:
@@ -107,7 +123,7 @@ async def many(daemon: Daemon, count: int, prompt: str, each: Callable[[int], No
 
 
 # ------------------------------------------------------------ measures
-async def measure_slope(daemon: Daemon, runs: int, deltas: int) -> dict[str, float]:
+async def measure_slope(daemon: Daemon, warm_up: int, runs: int, deltas: int) -> dict[str, Any]:
     points: list[tuple[float, float]] = []
     every = max(1, runs // SAMPLES)
     prompt = f"!stream n={deltas} batch=50"
@@ -118,7 +134,7 @@ async def measure_slope(daemon: Daemon, runs: int, deltas: int) -> dict[str, flo
         if done % max(1, runs // 4) == 0:
             say(f"{done} of {runs} runs of {deltas} deltas, {daemon.resident() / 2**20:.1f} MB")
 
-    await many(daemon, WARM_UP[deltas], prompt)
+    await many(daemon, warm_up, prompt)
     cpu = daemon.cpu()
     seconds = await many(daemon, runs, prompt, sample)
     cpu = daemon.cpu() - cpu
@@ -131,10 +147,10 @@ async def measure_slope(daemon: Daemon, runs: int, deltas: int) -> dict[str, flo
     }
 
 
-async def measure_burst(daemon: Daemon, count: int) -> dict[str, float]:
+async def measure_burst(daemon: Daemon, count: int, window: float) -> dict[str, Any]:
     # What a daemon that has worked holds anyway (SQLite's bounded caches above all) belongs to the baseline.
     await many(daemon, count * 6 // 10, "!stream n=200 batch=50")
-    await trio.sleep(WINDOW + RETURN_PATIENCE / 2)
+    await trio.sleep(window + RETURN_PATIENCE)
     baseline = daemon.resident()
     async with daemon.connect() as observer:
         descriptors = daemon.descriptors()
@@ -146,7 +162,7 @@ async def measure_burst(daemon: Daemon, count: int) -> dict[str, float]:
         ended = daemon.resident()
         counts = (await observer.request("daemon.stats"))["counts"]
         assert (counts["active_runs"], counts["retained_runs"]) == (0, count), counts
-        await trio.sleep(WINDOW)
+        await trio.sleep(window)
         passed = daemon.resident()
         await trio.sleep(RETURN_PATIENCE)
         stats = await observer.request("daemon.stats")
@@ -181,6 +197,44 @@ async def begin_burst(daemon: Daemon, count: int) -> list[str]:
 
     await in_parallel(daemon, [begin] * count)
     return active
+
+
+async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str, dict[str, Any]]:
+    """By state: MB resident, MB by owner, and their sum as a share of what is resident."""
+    found: dict[str, dict[str, Any]] = {}
+
+    async def look(observer: Client, state: str) -> None:
+        stats = await observer.request("daemon.stats")
+        memory = stats["memory"]
+        found[state] = {
+            "resident_mb": round(memory["resident"] / 2**20, 1),
+            "owned_mb": {owner: round(held / 2**20, 2) for owner, held in memory["owned"].items()},
+            "explained": round(sum(memory["owned"].values()) / memory["resident"], 3),
+            "counts": {name: stats["counts"][name] for name in ("sessions", "active_runs", "connections")},
+        }
+
+    async def two_streams() -> None:
+        async with daemon.connect() as client:
+            for _ in range(2):
+                await start(client, await create(client), "!stream n=100000 rate=5")
+            while True:
+                await client.push()
+
+    async with daemon.connect() as observer:
+        await look(observer, "idle")
+        async with trio.open_nursery() as load:
+            for _ in range(streams // 2):
+                load.start_soon(two_streams)
+            while (await observer.request("daemon.stats"))["counts"]["active_runs"] < streams // 2 * 2:
+                pass
+            await trio.sleep(2)  # the streams are at work
+            await look(observer, "load")
+            load.cancel_scope.cancel()
+        runs = (await observer.request("run.list", active=True, limit=streams))["runs"]
+        await in_parallel(daemon, [partial(stop, run["id"]) for run in runs])
+        await trio.sleep(window + RETURN_PATIENCE)
+        await look(observer, "after")
+    return found
 
 
 async def stop(run_id: str, client: Client) -> None:
@@ -278,6 +332,7 @@ class Bench:
     def all(self, size: Size, quick: bool) -> None:
         self.times(size, quick)
         self.burst(size)
+        self.owners(size)
         self.slopes(size)
 
     def times(self, size: Size, quick: bool) -> None:
@@ -303,17 +358,28 @@ class Bench:
             self.findings.hold(key, value, value <= most, unit, f"{what} ≤ {most:g}")
 
     def burst(self, size: Size) -> None:
-        burst = self.measure(BURST_LIMITS, measure_burst, size.burst)
+        burst = self.measure(burst_limits(size.window), measure_burst, size.burst, size.window)
         self.findings.note("burst", burst, "", f"{size.burst} runs that end at once")
         what = f"kept after the window of a burst ≤ {BURST_MB:g}"
         self.findings.hold("burst_kept_mb", burst["kept_mb"], burst["kept_mb"] <= BURST_MB, "MB", what)
         clean = burst["counts"]["retained_runs"] == 0 and burst["descriptors_more"] <= 0
         self.findings.hold("burst_released", clean, clean, "", "no run and no descriptor is left of it")
 
+    def owners(self, size: Size) -> None:
+        states = self.measure(burst_limits(size.window), measure_owned, size.streams, size.window)
+        self.findings.note("owned", states, "", "memory by owner")
+        for state, found in states.items():
+            share = found["explained"]
+            what = f"of the resident memory explained, {state}: 1 ± {OWNED_SHARE:g}"
+            self.findings.hold(f"explained_{state}", share, abs(1 - share) <= OWNED_SHARE, "", what)
+
     def slopes(self, size: Size) -> None:
-        for deltas, runs in ((200, size.runs), (2000, size.long_runs)):
-            most = max(SLOPE_KIB, round(ARENA_KIB / runs, 2))
-            result = self.measure(SLOPE_LIMITS, measure_slope, runs, deltas)
+        measured = ((200, size.warm_up, size.runs), (2000, size.long_warm_up, size.long_runs))
+        for deltas, warm_up, runs in measured:
+            if not runs:
+                continue
+            most = max(SLOPE_KIB, round(NOISE_KIB / runs, 2))
+            result = self.measure(SLOPE_LIMITS, measure_slope, warm_up, runs, deltas)
             self.findings.note(f"runs_of_{deltas}", result, "", f"runs of {deltas} deltas")
             what = f"memory per finished run of {deltas} deltas after the plateau < {most:g}"
             value = result["kib_per_run"]
@@ -322,7 +388,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, help="for the slopes; default 10000, 300 with --quick")
+    parser.add_argument("--runs", type=int, help="for the slopes; default 10000, 200 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer of everything; times are told and not judged")
     parser.add_argument("--json", action="store_true", help="standard output has the JSON line alone")
     asked = parser.parse_args()
