@@ -19,10 +19,10 @@ import attrs
 import trio
 
 from actors._actor import Actor, open_actor
-from actors._spool import Spools, open_spools
+from actors._guard import Guard, open_guard
+from actors._spool import Spools, ToolsetSpool, open_spools
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
 from actors._tally import Tally
-from actors._toolset_life import Toolset
 from actors.models import Models
 from actors.places import make_private
 from actors.registry import Defaults, Registry
@@ -33,12 +33,14 @@ from actors.store import Store, StoreRef
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset
 from actors.toolsets.functions import FunctionsToolset
+from actors.toolsets.shell import ShellToolset, call_limit
 from actors.toolsets.web import WebToolset
 from engine.config import Config, ToolsetConfig
 from engine.limits import Limits
 from engine.restart import Backoff
 from engine.runs.budget import LogBudget
 from engine.storage import lock
+from engine.tools.environment import child_environment
 from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import Judge
 
@@ -97,11 +99,12 @@ async def open_composition(
         tally = Tally()
         async with (
             open_spools(folder, config.limits) as spools,
+            open_guard(config.limits) as guard,
             Models(config.models, config.limits, tally=tally) as models,
         ):
             rules = config.permissions
             judge = Judge(deny=rules.deny, ask=rules.ask, allow=rules.allow)
-            toolsets = make_toolsets(config, functions, spools)
+            toolsets = make_toolsets(config, functions, spools, guard)
             # Factories run when their child is started, and again when it is restarted: they look Refs up then.
             refs: list[SupervisorRef] = []
 
@@ -156,31 +159,40 @@ async def open_composition(
                         await root.stop(SHUTDOWN)
 
 
-def _builtin(name: str, chosen: ToolsetConfig, limits: Limits) -> Toolset:
-    if name == "web":
-        return WebToolset(chosen.tools, allowed=[parse_network(text) for text in chosen.allow_networks], limits=limits)
-    return FilesToolset(chosen.tools, limits=limits)
-
-
 def make_toolsets(
-    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools
+    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools, guard: Guard
 ) -> dict[str, Callable[[], Actor]]:
     """How to make each configured toolset's actor, by name."""
     limits = config.limits
-    made: dict[str, Callable[[], Actor]] = {}
-    for name, chosen in config.toolsets.items():
-        made[name] = functools.partial(
-            lambda name, chosen: ToolsetActor(
-                _builtin(name, chosen, limits),
-                limits=limits,
-                call_timeout=chosen.call_timeout,
-                spool=spools.of_toolset(name),
-            ),
-            name,
-            chosen,
-        )
+
+    def configured(name: str, chosen: ToolsetConfig) -> Actor:
+        make = {"files": _files, "shell": _shell, "web": _web}[name]
+        return make(chosen, limits, spools.of_toolset(name), guard)
+
+    made: dict[str, Callable[[], Actor]] = {
+        name: functools.partial(configured, name, chosen) for name, chosen in config.toolsets.items()
+    }
     if functions:
         # Made here, so that a function that cannot be a tool is refused at once and by its name.
         toolset = FunctionsToolset(functions, limits=limits)
         made[FUNCTIONS] = lambda: ToolsetActor(toolset, limits=limits, spool=spools.of_toolset(FUNCTIONS))
     return made
+
+
+def _files(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
+    toolset = FilesToolset(chosen.tools, limits=limits)
+    return ToolsetActor(toolset, limits=limits, call_timeout=chosen.call_timeout, spool=spool)
+
+
+def _web(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
+    toolset = WebToolset(chosen.tools, allowed=[parse_network(text) for text in chosen.allow_networks], limits=limits)
+    return ToolsetActor(toolset, limits=limits, call_timeout=chosen.call_timeout, spool=spool)
+
+
+def _shell(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
+    # What is configured for a call bounds the commands, which then still tell what they have written.
+    if chosen.call_timeout is not None:
+        limits = attrs.evolve(limits, shell_timeout_max=min(chosen.call_timeout, limits.shell_timeout_max))
+    env = child_environment(os.environ)
+    toolset = ShellToolset(guard, spool, env=env, tools=chosen.tools, limits=limits)
+    return ToolsetActor(toolset, limits=limits, call_timeout=call_limit(limits), spool=spool)

@@ -34,7 +34,11 @@ from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 DEMO: Final = "demo"  # the model that is always there
 # The built-in toolsets of this version with their tools.
 BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"files": ("read_file", "search_files", "list_directory", "write_file", "edit_file"), "web": ("fetch",)}
+    {
+        "files": ("read_file", "search_files", "list_directory", "write_file", "edit_file"),
+        "shell": ("run", "start", "list", "view", "stop"),
+        "web": ("fetch",),
+    }
 )
 
 # A file for people; beyond this it is something else.
