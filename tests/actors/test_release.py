@@ -84,11 +84,11 @@ async def test_a_retained_run_keeps_its_log_and_not_its_actor(staged: Staged) ->
 
 @pytest.mark.parametrize("how", ["completed", "failed", "cancelled", "interrupted", "a tool"])
 async def test_everything_that_a_run_owned_goes_with_it(
-    still: Still, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
+    still: Still, mock_clock: MockClock, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """Ten runs of one session with a watcher each, ended and evicted: no object of ours is there that was not there
     before them, whatever its type, and no task of trio's."""
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps records with their frames
+    caplog.set_level(logging.CRITICAL + 1, "greenroom")  # pytest would keep records with their frames
     async with still(run_log_entries=16, passivate_after=1e9) as it:
         session = await it.stage.engine.create_session()
 
