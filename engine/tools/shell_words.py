@@ -23,7 +23,7 @@ from engine.tools.shell_carriers import PLAIN, carried
 from engine.tools.wildcard import ANY
 
 # Of a longer command nothing is read: it is a program in disguise, for a person to look at.
-TEXT_MAX: Final = 32 * KIB
+TEXT_MAX: Final = 16 * KIB
 # Substitutions in each other, and scripts in arguments. People write three.
 DEPTH_MAX: Final = 16
 COMMANDS_MAX: Final = 1000
