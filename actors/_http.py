@@ -128,11 +128,12 @@ class HttpClient:
         self.arrivals.close()
 
     async def _opened(self) -> httpx2.AsyncClient:
-        async with self._lock:
-            assert not self._closed, "the client is used after it was closed"
-            if self._client is None:
-                self._client = await trio.to_thread.run_sync(self._make, limiter=self._threads)
-            return self._client
+        if self._client is None:
+            async with self._lock:
+                assert not self._closed, "the client is used after it was closed"
+                if self._client is None:
+                    self._client = await trio.to_thread.run_sync(self._make, limiter=self._threads)
+        return self._client
 
     def _make(self) -> httpx2.AsyncClient:
         """In a worker thread."""
