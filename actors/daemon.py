@@ -35,6 +35,7 @@ from actors.metrics import Figure, Figures, tallied
 from actors.owners import Owners
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
+from engine.memory import LEVELS
 from engine.version import VERSION
 
 _log = logging.getLogger("greenroom.daemon")
@@ -231,7 +232,13 @@ class _Daemon:
                     ("retained",): registry.retained_runs,
                 },
                 "greenroom_replay_log_bytes": registry.log_bytes,
-                "greenroom_memory_owned_bytes": {("logs",): registry.log_bytes},
+            }
+            connections = composition.root.child("gateway").gateway_statistics().connections
+            owned = self.owners.counted(registry, composition.store.store_statistics(), connections)
+            level = composition.root.child("governor").governor_statistics().level
+            figures |= {
+                "greenroom_memory_owned_bytes": {(owner,): held for owner, held in owned.items()},
+                "greenroom_memory_state": {(state,): int(state == level) for state in LEVELS},
             }
         with contextlib.suppress(ActorDied):
             store = composition.store.store_statistics()
