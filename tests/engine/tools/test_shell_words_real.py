@@ -16,7 +16,7 @@ import pytest
 
 from engine.tools.permissions import Judge
 
-SCRIPTS = 250
+SCRIPTS = 400
 SEED = 20_261_121
 JUDGE = Judge(
     deny=["shell(command=rm *)"],
@@ -110,7 +110,9 @@ class Scripts:
 
     def _word(self, depth: int) -> str:
         word = self._random.choice(WORDS if self._random.random() < 0.5 else WORDS[:8])
-        return word.replace("C", self._script(depth + 1) if depth < 3 else "date") if "C" in word else word
+        if "C" not in word:
+            return word
+        return word.replace("C", "rm x" if self._random.random() < 0.3 or depth > 2 else self._script(depth + 1))
 
     def _simple(self, depth: int) -> str:
         choose, chance = self._random.choice, self._random.random()
