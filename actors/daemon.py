@@ -235,10 +235,12 @@ class _Daemon:
             }
             connections = composition.root.child("gateway").gateway_statistics().connections
             owned = self.owners.counted(registry, composition.store.store_statistics(), connections)
-            level = composition.root.child("governor").governor_statistics().level
+            governed = composition.root.child("governor").governor_statistics()
             figures |= {
                 "greenroom_memory_owned_bytes": {(owner,): held for owner, held in owned.items()},
-                "greenroom_memory_state": {(state,): int(state == level) for state in LEVELS},
+                "greenroom_memory_state": {(state,): int(state == governed.level) for state in LEVELS},
+                "greenroom_memory_releases_total": governed.releases,
+                "greenroom_memory_shed_bytes_total": governed.shed_bytes,
             }
         with contextlib.suppress(ActorDied):
             store = composition.store.store_statistics()

@@ -64,6 +64,8 @@ METRICS: Final = (
     # --- memory
     _gauge("memory_owned_bytes", "Memory by the part that owns it; the rest of the process has no owner.", "owner"),
     _gauge("memory_state", "1 at the present state: below the soft limit, above it, above the hard one.", "state"),
+    _counter("memory_releases", "Times that free pages were given back to the system."),
+    _counter("memory_shed_bytes", "Events of ended runs that were dropped because memory was above the soft limit."),
     # --- sessions and runs
     _gauge("sessions", "Sessions in memory; those in the store alone are not counted."),
     _gauge("runs", "Runs in memory: active, waiting in a queue, kept after their end.", "state"),

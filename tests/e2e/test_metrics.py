@@ -83,6 +83,8 @@ async def test_the_figures_move_with_the_work(tmp_path: Path) -> None:
     for name in ("store_commits_total", "sent_bytes_total", "received_bytes_total", "frames_sent_total"):
         assert after[f"greenroom_{name}",] > before[f"greenroom_{name}",], name
     assert after["greenroom_replay_log_bytes",] == after["greenroom_memory_owned_bytes", "logs"] > 0
+    assert [after["greenroom_memory_state", state] for state in ("normal", "soft", "hard")] == [1, 0, 0]
+    assert after["greenroom_memory_shed_bytes_total",] == 0
     assert after["process_resident_memory_bytes",] > 10_000_000 and after["process_open_fds",] > 5
     assert after["process_cpu_seconds_total",] > 0
     assert ended["greenroom_http_requests_total",] == before["greenroom_http_requests_total",] + 3
