@@ -9,7 +9,7 @@ import pytest
 from actors._ask import ActorDied
 from actors.gateway.watches import RunWatch, SessionWatch
 from actors.session import StartedRun
-from engine.commands import NewSession, StartRun
+from engine.commands import NewSession, StartRun, WhenBusy
 from engine.errors import CallerError, PeerError
 from engine.limits import KIB
 from tests.actors.scripted import names
@@ -57,7 +57,7 @@ class Clients(Truth):
         assert session_id not in self.actor._sessions
         assert not [run for run in self.actor._runs.values() if run.run.session_id == session_id]
 
-    async def do_start(self, index: int, interrupt: bool, settle: bool) -> None:
+    async def do_start(self, index: int, when_busy: WhenBusy, settle: bool) -> None:
         live = [session_id for session_id in self.sessions if session_id not in self.deleted]
         session_id = pick(self.sessions if index == 7 else live, index)
         if session_id is None:
@@ -66,7 +66,7 @@ class Clients(Truth):
         start = StartRun(
             session_id=session_id,
             input=(tag,),
-            when_busy="interrupt" if interrupt else "reject",
+            when_busy=when_busy,
             idempotency_key=tag,
         )
         self.starts.append(start)
@@ -84,6 +84,8 @@ class Clients(Truth):
         allowed = ["overloaded"]
         if start.when_busy == "reject" and start.idempotency_key not in self.acknowledged:
             allowed.append("session_busy")
+        if start.when_busy in ("queue", "steer"):
+            allowed.append("queue_full")
         self.ask("start", lambda: self._start(start), *allowed, "unknown_session", "unknown_run")
 
     async def _start(self, start: StartRun) -> None:
@@ -103,11 +105,13 @@ class Clients(Truth):
         ids = (started.run.id, started.message_id)
         assert self.acknowledged.setdefault(tag, ids) == ids, "a repeated start made another run"
         self.stats["started"] += 1
+        self.stats[start.when_busy] += tag in self.steered.get(started.run.id, ()) or started.run.status == "queued"
         self.know(started.feed, tag)
 
     async def do_stop(self, index: int, tasks: int) -> None:
         run_id = pick(list(self.session_of), index)
         if run_id is not None:
+            self.stop_asked.add(run_id)
             for _ in range(tasks):
                 self.ask("stop", lambda: self._stop(run_id), "unknown_run")
 

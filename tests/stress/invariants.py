@@ -49,9 +49,11 @@ class Invariants(Truth):
 
     async def _let_go(self) -> None:
         await self.settle()
-        for run_id in list(self.actor._admission._active):
-            self.ask("stop", lambda run_id=run_id: self.registry.stop_run(run_id))  # type: ignore[misc]
-        await self.settle()
+        while active := (await self.registry.list_runs(None, True, 100)).items:
+            for run in active:  # the newest first: those that wait before the one that they wait for
+                self.stop_asked.add(run.id)
+                self.ask("stop", lambda run_id=run.id: self.registry.stop_run(run_id))  # type: ignore[misc]
+            await self.settle()
         assert not +self.under_way, f"not answered: {+self.under_way}"
         self._check_now()
         self._check_settled()

@@ -8,11 +8,11 @@ from engine.errors import CallerError
 from engine.runs.record import Run
 from engine.transcript.records import AssistantMessage, Message, ToolPart
 from engine.wire import objects
+from tests.stress.queues import Queues
 from tests.stress.seen import TERMINAL, Json
-from tests.stress.truth import Truth
 
 
-class Kept(Truth):
+class Kept(Queues):
     async def _check_kept(self) -> None:
         runs = {run.id: run for run in (await self.registry.list_runs(None, None, 200)).items}
         for session_id in self.sessions:
@@ -29,17 +29,22 @@ class Kept(Truth):
             assert [one["info"]["run_id"] for one in messages] == [
                 run_id for run_id in order for one in messages if one["info"]["run_id"] == run_id
             ], "the messages of two runs are mixed"
+            for run_id in {run.id for run in runs.values() if run.session_id == session_id} - set(order):
+                assert run_id in self.enqueued[session_id] and run_id not in self.begun.get(session_id, [])
+                await self._check_dropped(run_id)
             for tag, (run_id, message_id) in self.acknowledged.items():
-                if self.session_of[run_id] == session_id:
+                if self.session_of[run_id] == session_id and run_id in order:
                     found = [one for one in messages if one["info"]["id"] == message_id]
                     assert [part["text"] for one in found for part in one["parts"]] == [tag], "a message is lost"
 
     def _check_run(self, run: Run, messages: list[Json]) -> None:
         assert run.status in TERMINAL
         self.ended(run)
-        user, *answers = messages
-        assert user["info"]["role"] == "user" and all(one["info"]["role"] == "assistant" for one in answers)
-        script = self.scripts[user["parts"][0]["text"]]
+        assert messages[0]["info"]["role"] == "user"
+        answers = [one for one in messages if one["info"]["role"] == "assistant"]
+        said = [one["parts"][0]["text"] for one in messages if one["info"]["role"] == "user"]
+        assert said == [self.tag_of[run.id], *self.steered.get(run.id, ())], "a message to the run is lost or doubled"
+        script = self.script_of(run.id)
         for number, answer in enumerate(answers):
             assert answer["info"].get("finish"), "an answer without an end"
             told = script.turns[number] if number < len(script.turns) else []
@@ -65,7 +70,7 @@ class Kept(Truth):
 
 
 def check_request(messages: tuple[Message, ...]) -> str:
-    """The history is one that a provider takes; returns the newest user message."""
+    """The history is one that a provider takes; returns the run of the newest user message."""
     assert messages and messages[0].role == "user"
     for message in messages:
         if isinstance(message.info, AssistantMessage):
@@ -73,5 +78,5 @@ def check_request(messages: tuple[Message, ...]) -> str:
         for part in message.parts:
             assert not isinstance(part, ToolPart) or part.state in ("completed", "error"), "a call without a result"
     user = [message for message in messages if message.role == "user"][-1]
-    text = user.parts[0]
-    return text.text  # type: ignore[union-attr]
+    assert user.info.run_id is not None
+    return user.info.run_id

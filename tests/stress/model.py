@@ -16,7 +16,7 @@ class Model(Truth):
     async def _answer_calls(self, models: ScriptedModels) -> None:
         while True:
             call = await models._calls.receive()
-            tag = check_request(call.request.messages)
+            tag = self.tag_of[check_request(call.request.messages)]
             # A call that faltered before it said anything is made again in the same turn.
             if tag not in self.faltered or self.scripts[tag].turns[-1]:
                 self.scripts[tag].turns.append([])

@@ -26,9 +26,7 @@ from actors.api import Engine, open_engine
 from actors.registry import Registry
 from actors.store import Store
 from engine.config import Config, ModelConfig
-from engine.runs.record import Run
-from engine.storage import applying, starting
-from engine.transcript.records import Message, TextPart
+from engine.storage import applying, starting, waiting
 from tests.actors.scripted import ScriptedModels
 from tests.stress.clients import Clients
 from tests.stress.invariants import Invariants
@@ -40,8 +38,6 @@ from tests.stress.truth import LIMITS
 HANGS_AFTER = 60.0  # real seconds of one example
 
 Operation = tuple[Any, ...]
-
-_start_run = starting.start_run
 
 
 class World(Clients, Model, Invariants, Kept):
@@ -104,6 +100,9 @@ class World(Clients, Model, Invariants, Kept):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("actors.composition.Models", lambda *_, **__: self.models)
             patch.setattr(starting, "start_run", self._store_run)
+            patch.setattr(starting, "steer_run", self._store_steered)
+            patch.setattr(waiting, "enqueue", self._store_queued)
+            patch.setattr(waiting, "begin", self._store_begun)
             patch.setattr(applying, "apply", functools.partial(self.disk.gate, applying.apply))
             async with open_engine(config, data_dir=self.data, tools=[echo, wait]) as self.engine:
                 self.registry = self.engine.registry
@@ -134,9 +133,9 @@ class World(Clients, Model, Invariants, Kept):
         self._drain_all()
         self._check_now()
         shutil.copytree(self.data, self.copy)
-        for feed in self.feeds:
-            if feed.run.status not in TERMINAL and feed.run.id in self.tag_of:
-                self.script_of(feed.run.id).crashed = True
+        for run_id, feed in self.actor._runs.items():
+            if feed.run.status not in TERMINAL | {"queued"}:
+                self.script_of(run_id).crashed = True
         self._leave()
         self.life += 1
 
@@ -163,8 +162,7 @@ class World(Clients, Model, Invariants, Kept):
         self._check_settled()
         for session_id in self.sessions:
             if session_id not in self.deleted:
-                active = await self.store.cell.ref.list_runs(session_id, True, 100)  # type: ignore[attr-defined]
-                assert len(active.items) <= 1, f"several runs are active in {session_id}"
+                await self._check_queue(session_id)
 
     async def do_hold(self) -> None:
         """Commits wait until the next operation that settles."""
@@ -184,13 +182,6 @@ class World(Clients, Model, Invariants, Kept):
         await self.settle()  # else a grace would end that has no time to pass in
         self.clock.jump(seconds)
         self.stats["advance"] += 1
-
-    def _store_run(self, connection: Any, run: Run, message: Message, **named: Any) -> Any:
-        """In the disk's thread: which message made which run is known before its start is answered."""
-        text = message.parts[0]
-        assert isinstance(text, TextPart)
-        self.tag_of[run.id] = text.text
-        return self.disk.gate(_start_run, connection, run, message, **named)
 
 
 class Errors(logging.Handler):

@@ -27,7 +27,8 @@ def one(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[O
 
 
 model = one("model", index, st.sampled_from(["text", "reasoning", "burst", "end", "fail", "falter", "tools"]), index)
-start = one("start", index, st.booleans(), st.booleans())
+busy = st.sampled_from(["reject", "queue", "queue", "steer", "interrupt"])
+start = one("start", index, busy, st.booleans())
 settle = one("settle")
 pull = one("pull", index, st.sampled_from([1, 200, 4096]), st.integers(1, 20))
 watch = one("watch", index, st.sampled_from(["begin", "resume", "future"]))
@@ -52,7 +53,7 @@ OPERATIONS = st.one_of(
     one("crash"),
 )  # fmt: skip
 # What every example begins with: two sessions, and a run whose model was called.
-PREFIX: list[Operation] = [("create",), ("create",), ("start", 0, False, True)]
+PREFIX: list[Operation] = [("create",), ("create",), ("start", 0, "reject", True)]
 
 
 def run(operations: list[Operation]) -> Counter[str]:
@@ -81,13 +82,16 @@ def test_the_world_turns() -> None:
             ("watch", 0, "begin"), ("watch_session", 0), ("model", 0, "reasoning", 3), ("model", 0, "text", 5), rest,
             ("pull", 0, 4096, 20), ("model", 0, "burst", 7), ("model", 0, "tools", 1), rest, ("pull", 0, 200, 1), rest,
             ("hold",), ("release",), ("rest",), ("watch", 0, "begin"), ("pull", 0, 1, 1), rest, ("model", 0, "text", 5),
-            ("start", 0, False, False), ("model", 0, "falter", 0), rest, ("advance", 2.0), rest,
+            ("start", 0, "reject", False), ("model", 0, "falter", 0), rest, ("advance", 2.0), rest,
             ("model", 0, "falter", 0), rest, ("advance", 4.0), rest, ("model", 0, "text", 1), rest,
-            ("start", 0, True, False), rest,
+            ("start", 0, "interrupt", False), rest,
             ("model", 0, "burst", 7), ("stop", 1, 3), rest, ("watch", 0, "resume"), ("advance", 8.0), rest,
-            ("watch", 0, "resume"), ("watch", 1, "begin"), ("start", 0, False, True), ("model", 0, "text", 2), rest,
-            ("crash",), ("watch", 2, "begin"), ("start", 0, False, False), rest, ("model", 0, "end", 0), rest,
+            ("watch", 0, "resume"), ("watch", 1, "begin"), ("start", 0, "reject", True), ("model", 0, "text", 2), rest,
+            ("crash",), ("watch", 2, "begin"), ("start", 0, "reject", False), rest, ("model", 0, "end", 0), rest,
             ("restart",), ("watch", 3, "begin"), rest, ("create",), ("delete", 1), rest,
+            ("start", 0, "reject", True), ("start", 0, "steer", True), *[("start", 0, "queue", True)] * 4, rest,
+            ("model", 0, "end", 0), rest, ("model", 0, "end", 0), rest, ("crash",), rest, ("restart",), rest,
+            ("stop", 7, 1), rest, ("model", 0, "end", 0), rest,
         ]
     )  # fmt: skip
     for name in (
@@ -103,5 +107,9 @@ def test_the_world_turns() -> None:
         "run.snapshot",
         "compared",
         "deleted",
+        "steer",
+        "queue",
+        "queue_full",
+        "waiting",
     ):
         assert stats[name], f"{name}: {stats}"

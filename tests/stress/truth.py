@@ -25,6 +25,7 @@ LIMITS = Limits(
     terminal_retention=4.0,
     terminal_retained_max=3,
     active_runs_max=2,
+    queued_messages_max=3,
     passivate_after=8.0,
     seq_block=50,
     chunk_bytes=512,
@@ -44,6 +45,11 @@ class Truth:
         self.scripts: dict[str, Script] = {}  # by the user's message
         self.tag_of: dict[str, str] = {}  # run -> the user's message
         self.session_of: dict[str, str] = {}
+        # In the order in which the store has taken them: runs by session, messages by the run that took them in.
+        self.enqueued: dict[str, list[str]] = {}
+        self.begun: dict[str, list[str]] = {}
+        self.steered: dict[str, list[str]] = {}
+        self.stop_asked: set[str] = set()  # runs
         self.starts: list[StartRun] = []
         self.acknowledged: dict[str, tuple[str, str]] = {}  # tag -> run and message
         self.ends: dict[str, Run] = {}  # the terminal record that was told first
@@ -65,7 +71,9 @@ class Truth:
 
     def know(self, feed: RunFeed, tag: str | None = None) -> None:
         run_id = feed.run.id
-        assert tag in (None, self.tag_of[run_id]), "the answer to a start has the run of another"
+        assert tag in (None, self.tag_of[run_id], *self.steered.get(run_id, ())), (
+            "a start was answered with the run of another"
+        )
         self.session_of[run_id] = feed.run.session_id
         if feed not in self.feeds:
             self.feeds.append(feed)
