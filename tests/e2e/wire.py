@@ -18,6 +18,7 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 
 READY = "greenroom ready "
+HANDSHAKE_LIMIT = 10.0
 
 
 class WireError(Exception):
@@ -122,9 +123,13 @@ async def connect(folder: Path, *, initialize: bool = True) -> AsyncIterator[Wir
     stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
     try:
         async with trio.open_nursery() as nursery:
-            socket = await wrap_client_stream(
-                nursery, stream, address.netloc, address.path, subprotocols=["greenroom.v1"], extra_headers=headers
-            )
+            # The library waits for ever when the peer goes away in the handshake.
+            with trio.move_on_after(HANDSHAKE_LIMIT) as handshake:
+                socket = await wrap_client_stream(
+                    nursery, stream, address.netloc, address.path, subprotocols=["greenroom.v1"], extra_headers=headers
+                )
+            if handshake.cancelled_caught:
+                raise ConnectionError("the daemon went away in the handshake")
             wire = Wire(socket, nursery)
             if initialize:
                 await wire.request("initialize", protocol=1, client={"name": "test", "version": "1"})
