@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,12 @@ import trio.testing
 
 from actors._actor import open_actor
 from actors._ask import ActorDied
-from actors._memory import Resident, give_back, heap, resident
+from actors._memory import Resident, give_back, heap, resident, sqlite_bytes
 from actors.governor import STALE_DEADLINES, Governor, forget_deadlines
+from actors.owners import CONNECTION_BYTES, RETAINED_BYTES, RUN_BYTES, SESSION_BYTES, Owners
+from actors.registry_ref import RegistryStatistics
 from engine.limits import MIB, Limits
+from engine.storage import database
 
 LIMITS = Limits(memory_soft=100 * MIB, memory_hard=200 * MIB, governor_interval=1.0)
 
@@ -163,6 +167,41 @@ def deadlines() -> int:
     from trio._core._run import GLOBAL_RUN_CONTEXT
 
     return len(GLOBAL_RUN_CONTEXT.runner.deadlines._heap)
+
+
+def test_shrinking_frees_the_page_cache(tmp_path: Path) -> None:
+    connection = database.open_writer(tmp_path / database.FILE_NAME)
+    try:
+        connection.execute("CREATE TABLE ballast (text TEXT)")
+        connection.executemany("INSERT INTO ballast VALUES (?)", [("x" * 3000,)] * 300)
+        full = sqlite_bytes()
+        database.shrink(connection)
+        assert full - sqlite_bytes() > 500_000
+        assert connection.execute("SELECT count(*) FROM ballast").fetchone() == (300,)
+    finally:
+        connection.close()
+
+
+def test_the_owners_are_those_that_are_told_and_counted() -> None:
+    owners = Owners()
+    owners.settle()
+    registry = RegistryStatistics(sessions=2, active_runs=3, queued_runs=1, retained_runs=4, log_bytes=1234)
+    store: Any = SimpleNamespace(unsaved=99)
+    counted = owners.counted(registry, store, 5)
+    assert (counted["logs"], counted["unsaved"]) == (1234, 99)
+    assert counted["runs"] == 3 * RUN_BYTES and counted["sessions"] == 2 * SESSION_BYTES
+    assert counted["ended_runs"] == 5 * RETAINED_BYTES and counted["connections"] == 5 * CONNECTION_BYTES
+    assert 0 < counted["program"] < resident().total
+
+
+async def test_all_owners_of_an_idle_process_explain_it() -> None:
+    owners = Owners()
+    owners.settle()
+    registry = RegistryStatistics(sessions=0, active_runs=0, queued_runs=0, retained_runs=0, log_bytes=0)
+    store: Any = SimpleNamespace(unsaved=0)
+    owned = await owners.owned(registry, store, 0)
+    del owned["http"]  # other tests have imported it: here it is a part of the program
+    assert sum(owned.values()) == pytest.approx(resident().total, rel=0.05)
 
 
 def test_the_process_is_measured_and_free_pages_leave_it() -> None:

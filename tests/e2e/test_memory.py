@@ -119,10 +119,20 @@ async def test_the_owners_explain_what_is_resident(tmp_path: Path) -> None:
     with daemon(tmp_path / "data") as process, trio.fail_after(LIMIT):
         async with connect(process.folder) as wire:
             memory = (await wire.request("daemon.stats"))["memory"]
+            shown = await trio.to_thread.run_sync(stats, process.folder)
+    assert "explained" in shown and "(normal)" in shown
+    for owner in ("program", "files", "sqlite", "connections", "sum"):
+        assert f"\n  {owner} " in shown
     owned = memory["owned"]
     assert all(type(held) is int and held >= 0 for held in owned.values())
     assert owned["connections"] > 0 and owned["sqlite"] > 0 and owned["files"] > 0
     assert sum(owned.values()) == pytest.approx(memory["resident"], rel=0.25)
+
+
+def stats(folder: Path) -> str:
+    """What `greenroom stats` says."""
+    command = [sys.executable, "-m", "actors.cli", "stats", "--data", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
 
 
 # ------------------------------------------------------------ the allocator
