@@ -269,6 +269,22 @@ async def test_a_burst_inside_the_window_stays_in_its_bounds_and_goes_after_it(
         assert answer["parts"][1]["text"] == whole
 
 
+async def test_the_logs_of_ended_runs_go_before_those_at_work_lose_anything(
+    still: Still, mock_clock: MockClock
+) -> None:
+    async with still(all_logs_bytes=16 * 1024) as it:
+        run, call = await it.stage.begin()
+        call.text("active " * 100)
+        ended = [await it.one("x" * 3000) for _ in range(5)]  # together more than may be kept
+        assert it.held() == [run.id, *(one.id for one in ended)], "the runs stay, their events go"
+        kept = [one._feed.log.first_seq == 1 for one in ended]
+        assert not kept[0] and kept[-1] and kept == sorted(kept), "the oldest end first"
+        call.text("and more " * 400)
+        await wait_all_tasks_blocked()
+        assert run._feed.log.first_seq == 1
+        assert text_of(log_of(run._feed)) == "active " * 100 + "and more " * 400
+
+
 # ------------------------------------------------------------------ a wall clock that jumps
 HOUR = 3_600_000
 YEAR = 365 * 24 * HOUR
