@@ -113,10 +113,8 @@ async def test_a_messages_service_gets_its_thinking_back_with_the_result(
     assert parts[0]["text"] == "It has to be read." and "signature" not in parts[0]
     assert "the content of x" in parts[1]["output"]
     first, second = [asked["body"] for asked in service.requests() if "think=1" in str(asked["body"])][:2]
-    assert [tool["name"] for tool in first["tools"]] == [
-        "files__read_file", "files__search_files", "files__list_directory", "files__write_file", "files__edit_file",
-        "web__fetch",
-    ]  # fmt: skip
+    names = [tool["name"] for tool in first["tools"]]
+    assert names[:2] == ["files__read_file", "files__search_files"] and "web__fetch" in names
     _, answer, result = second["messages"]
     assert answer["content"][0] == {"type": "thinking", "thinking": "It has to be read.", "signature": SIGNATURE}
     assert result["content"][0]["tool_use_id"] == answer["content"][1]["id"]
