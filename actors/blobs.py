@@ -8,9 +8,11 @@ what a crash has left.
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -21,12 +23,14 @@ import trio
 from actors._disk import Disk
 from engine import ids
 from engine.errors import PeerError
+from engine.limits import DEFAULT, Limits
 from engine.storage import attachments
 from engine.storage.blobs import Blobs
 from engine.storage.spool import SpoolFile
-from engine.tools.spec import ToolResult
-from engine.transcript.records import Blob
+from engine.tools.spec import ToolResult, Whole
+from engine.transcript.records import Blob, FilePart
 
+_log = logging.getLogger("greenroom.store")
 T = TypeVar("T")
 
 # Files removed at a time: the lock is held for as long.
@@ -37,8 +41,9 @@ BLOB_THREADS: Final = 4
 class BlobKeeper:
     """Of one open store. `on_unused` is called, synchronously, when `reap` may have something to do."""
 
-    def __init__(self, blobs: Blobs, disk: Disk, on_unused: Callable[[], None]) -> None:
+    def __init__(self, blobs: Blobs, disk: Disk, on_unused: Callable[[], None], limits: Limits = DEFAULT) -> None:
         self.blobs = blobs
+        self.limits = limits
         self._disk = disk
         self._on_unused = on_unused
         self._threads = trio.CapacityLimiter(BLOB_THREADS)
@@ -66,6 +71,17 @@ class BlobKeeper:
 
     async def add(self, digest: str, data: bytes) -> None:
         await self._run(functools.partial(self.blobs.add, digest, data))
+
+    async def read_and_discard(self, file: SpoolFile, most: int) -> bytes:
+        """The content of a file, at most so much of it."""
+
+        def work() -> bytes:
+            try:
+                return file.read(0, most)
+            finally:
+                file.discard()
+
+        return await self._run(work)
 
     async def hash(self, data: bytes) -> str:
         return await self._run(lambda: hashlib.sha256(data).hexdigest())
@@ -107,7 +123,11 @@ class Pins:
         self._hashes: list[str] = []
 
     async def keep(self, result: ToolResult) -> ToolResult:
-        """The result with its whole output as a blob, or without it and saying so if the disk refuses."""
+        """The result as a transcript can have it: its whole output is a blob, or missing and said to be if the disk
+        refuses, its media are files."""
+        if result.media:
+            files = [await self.file(media.mime, media.name, media.data) for media in result.media]
+            result = attrs.evolve(result, media=(), files=(*result.files, *files))
         if not isinstance(result.whole, SpoolFile):
             return result
         try:
@@ -119,6 +139,28 @@ class Pins:
             text = "\n".join(note if result.whole.handle in line else line for line in lines)
             return attrs.evolve(result, text=text, whole=None)
         return result
+
+    async def file(self, mime: str, name: str, data: bytes | Whole) -> FilePart:
+        """A file as a part: inline up to `limits.inline_media_bytes`, else a blob; if the disk refuses that, or it has
+        more than `limits.media_bytes`, without its content. A spool file is taken or discarded."""
+        limits = self._keeper.limits
+        size = len(data) if isinstance(data, bytes) else data.size
+        part = FilePart(id=ids.part_id(), mime=mime, size=size, name=name)
+        try:
+            if isinstance(data, SpoolFile):
+                if limits.inline_media_bytes < size <= limits.media_bytes:
+                    blob = await self.take(data)
+                    return attrs.evolve(part, handle=blob.handle, hash=blob.hash)
+                data = await self._keeper.read_and_discard(data, limits.inline_media_bytes)
+            assert isinstance(data, bytes)
+            if size <= limits.inline_media_bytes:
+                return attrs.evolve(part, data_base64=base64.b64encode(data).decode())
+            if size <= limits.media_bytes:
+                blob = await self.add(data)
+                return attrs.evolve(part, handle=blob.handle, hash=blob.hash)
+        except PeerError as exc:
+            _log.warning("a file of %d bytes was not kept: %s", size, exc)
+        return part
 
     async def take(self, file: SpoolFile) -> Blob:
         """Make the file a blob. Raises PeerError disk_full; the file is discarded in any case.

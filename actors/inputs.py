@@ -6,6 +6,9 @@ import base64
 import binascii
 import mimetypes
 
+import attrs
+
+from actors.blobs import Pins
 from actors.toolset import Toolbox
 from engine import ids
 from engine.codec import DecodeError
@@ -17,15 +20,16 @@ from engine.transcript.records import FilePart, Message, Part, TextPart, UserMes
 
 
 async def user_message(
-    start: StartRun, *, run_id: str, cwd: str, now: int, toolbox: Toolbox, limits: Limits
+    start: StartRun, *, run_id: str, cwd: str, now: int, toolbox: Toolbox, pins: Pins, limits: Limits
 ) -> Message:
-    """Raises CallerError invalid_path or payload_too_large, DecodeError for what is not base64."""
+    """The message, its larger files pinned as blobs. Raises CallerError invalid_path or payload_too_large, PeerError
+    disk_full, DecodeError for what is not base64."""
     parts: list[Part] = []
     for item in start.input:
         if isinstance(item, str):
             parts.append(TextPart(id=ids.part_id(), text=item))
         else:
-            parts.append(await _file(item, cwd, toolbox, limits.inline_media_bytes))
+            parts.append(await _file(item, cwd, toolbox, pins, limits))
     return Message(UserMessage(id=ids.message_id(), created_at=now, run_id=run_id), tuple(parts))
 
 
@@ -38,7 +42,8 @@ def check_length(start: StartRun, limits: Limits) -> None:
         raise CallerError("payload_too_large", message, limit=most)
 
 
-async def _file(item: InputFile, cwd: str, toolbox: Toolbox, limit: int) -> FilePart:
+async def _file(item: InputFile, cwd: str, toolbox: Toolbox, pins: Pins, limits: Limits) -> FilePart:
+    limit = limits.media_bytes
     if item.path is not None:
         data = await toolbox.in_thread(paths.read_whole, cwd, item.path, limit)
         name = item.name or item.path.rpartition("/")[2]
@@ -51,5 +56,8 @@ async def _file(item: InputFile, cwd: str, toolbox: Toolbox, limit: int) -> File
     if len(data) > limit:
         raise CallerError("payload_too_large", f"{name} is over {limit} bytes", limit=limit)
     mime = item.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    encoded = base64.b64encode(data).decode()
-    return FilePart(id=ids.part_id(), mime=mime, size=len(data), name=name, data_base64=encoded)
+    part = FilePart(id=ids.part_id(), mime=mime, size=len(data), name=name)
+    if len(data) <= limits.inline_media_bytes:
+        return attrs.evolve(part, data_base64=base64.b64encode(data).decode())
+    blob = await pins.add(data)
+    return attrs.evolve(part, handle=blob.handle, hash=blob.hash)

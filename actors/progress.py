@@ -20,7 +20,7 @@ from actors.store import StoreRef
 from engine import codec
 from engine.limits import Limits
 from engine.runs.events import PartDelta, PartStarted
-from engine.runs.turn import Fact, Step, ToolChanged, Turn
+from engine.runs.turn import Fact, PartAdded, Step, ToolChanged, Turn
 from engine.storage.changes import PutRun, ReserveSeq
 from engine.transcript.tools import TERMINAL
 from engine.wire import events as wire_events
@@ -78,6 +78,9 @@ class Progress:
                     log.append(at, wire_events.tool_updated(part))
                     if part.state in TERMINAL:
                         log.append(at, wire_events.tool_finished(part))
+                case PartAdded(message_id, part):
+                    log.append(at, wire_events.part_started(message_id, part))
+                    log.append(at, wire_events.part_finished(part))
                 case _:
                     log.append(at, wire_events.encode(fact))
         if facts:
@@ -109,7 +112,8 @@ class Progress:
             for part_id, kind, size in turn.texts:
                 if part_id not in hidden:
                     parts.append(({"id": part_id, "kind": kind}, part_id, size - bytes_hidden[part_id]))
-            parts += [(wire_events.shown(call), None, 0) for call in turn.calls if call.id not in hidden]
+            whole = (*turn.calls, *turn.added)
+            parts += [(wire_events.shown(part), None, 0) for part in whole if part.id not in hidden]
             message_id = turn.info.id
         await self._journal.commit()
         return StoredSnapshot(store, self._feed.run, message_id, seq, parts, approvals)
@@ -122,6 +126,8 @@ class Progress:
             for fact in step.facts:
                 if isinstance(fact, PartStarted):
                     parts.add(fact.part_id)
+                elif isinstance(fact, PartAdded):
+                    parts.add(fact.part.id)
                 elif isinstance(fact, PartDelta):
                     sizes[fact.part_id] += len(fact.text.encode())
         return parts, sizes
@@ -129,4 +135,7 @@ class Progress:
 
 def events_of(facts: Iterable[Fact]) -> int:
     """How many events the facts become: a call's end is told as `tool.updated` and as `part.finished`."""
-    return sum(2 if isinstance(fact, ToolChanged) and fact.part.state in TERMINAL else 1 for fact in facts)
+    return sum(
+        2 if isinstance(fact, PartAdded) or (isinstance(fact, ToolChanged) and fact.part.state in TERMINAL) else 1
+        for fact in facts
+    )

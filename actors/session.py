@@ -167,6 +167,7 @@ class Session(Actor):
         self._id = record.id
         self._notices = notices
         self._run: RunRef | None = None
+        self._pins = services.store.pins()  # of the message that is being stored
         self._lost: RunRecord | None = None  # a run whose end is not stored
         self._changed = trio.Event()
         self._used = trio.current_time()
@@ -233,6 +234,12 @@ class Session(Actor):
 
     # ------------------------------------------------------------ starting a run
     async def _start(self, start: StartRun) -> StartedRun | StoredRun:
+        try:
+            return await self._start_pinned(start)
+        finally:
+            self._pins.release()  # the stored message refers to what it needs
+
+    async def _start_pinned(self, start: StartRun) -> StartedRun | StoredRun:
         services = self._services
         repeated = await services.store.repeated_run(start)
         if repeated is not None:
@@ -283,7 +290,13 @@ class Session(Actor):
     async def _message(self, start: StartRun, run_id: str, cwd: str, now: int) -> Message:
         services = self._services
         return await user_message(
-            start, run_id=run_id, cwd=cwd, now=now, toolbox=services.toolbox, limits=services.limits
+            start,
+            run_id=run_id,
+            cwd=cwd,
+            now=now,
+            toolbox=services.toolbox,
+            pins=self._pins,
+            limits=services.limits,
         )
 
     def _feed_of(self, run: RunRecord) -> RunFeed:

@@ -41,6 +41,7 @@ from engine.storage import approvals, catalog, database, idempotency, ledger, ou
 from engine.storage import blobs as blob_files
 from engine.storage.blobs import Blobs
 from engine.storage.database import Durability
+from engine.storage.media import with_media
 from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
 from engine.storage.waiting import BegunRun
@@ -113,10 +114,15 @@ class StoreRef(Ref):
         )
 
     async def window(self, session_id: str, *, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
-        """What a model gets; see engine.storage.reading.window. Raises unknown_session."""
-        return await self._read(
-            functools.partial(reading.window, session_id=session_id, max_messages=max_messages, max_bytes=max_bytes)
-        )
+        """What a model gets, its media included; see engine.storage.reading.window. Raises unknown_session."""
+        blobs = self._store.blobs.blobs
+        most = self._store.limits.window_media_bytes
+
+        def work(connection: Connection) -> tuple[Message, ...]:
+            found = reading.window(connection, session_id, max_messages=max_messages, max_bytes=max_bytes)
+            return with_media(found, blobs, most)
+
+        return await self._read(work)
 
     async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
         """A piece of a long string; see engine.storage.outputs.read. Raises unknown_output."""
@@ -343,7 +349,7 @@ class Store(Actor):
     async def _own(self, *, task_status: trio.TaskStatus[None]) -> None:
         disk = self._disk = await open_disk(self._path, durability=self._durability, most=self.limits.disk_queue)
         journals = self._journals = Flusher(disk, self.limits, self.now_ms)
-        blobs = self._blobs = BlobKeeper(Blobs(self._folder / blob_files.FOLDER_NAME), disk, self.reclaim)
+        blobs = self._blobs = BlobKeeper(Blobs(self._folder / blob_files.FOLDER_NAME), disk, self.reclaim, self.limits)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(journals.run)

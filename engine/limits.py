@@ -64,6 +64,8 @@ class Limits:
     inline_media_bytes: int = _bound(
         64 * KIB, "bytes", "media up to this size stay in the transcript, beyond it outside"
     )
+    media_bytes: int = _bound(10 * MIB, "bytes", "one file of a message or of a tool's result: no service takes more")
+    window_media_bytes: int = _bound(16 * MIB, "bytes", "media that one model call shows, the newest; others are named")
     disk_queue: int = _bound(1024, "count", "operations that wait for the writer thread before producers wait")
     seq_block: int = _bound(16_384, "count", "sequence numbers reserved durably at a time: none repeats")
 

@@ -18,7 +18,7 @@ import orjson
 
 from engine.providers.anthropic_answer import REDACTED, THINKING
 from engine.providers.base import ModelRequest
-from engine.providers.said import result_of, text_of
+from engine.providers.said import files_of, not_shown, result_of, text_of
 from engine.tools.names import to_provider
 from engine.tools.spec import ToolSpec
 from engine.transcript.records import FilePart, Message, ReasoningPart, Role, ToolPart
@@ -57,7 +57,7 @@ def encode_message(message: Message, goes_on: bool = False) -> Iterator[tuple[Ro
     blocks = [block for part in message.parts if (block := _block(part, message.role, goes_on))]
     if blocks:
         yield message.role, _joined(blocks)
-    results = [_result(part) for part in message.parts if isinstance(part, ToolPart)]
+    results = [_result(part, files_of(message, part)) for part in message.parts if isinstance(part, ToolPart)]
     if results:
         yield "user", _joined(results)
 
@@ -68,8 +68,8 @@ def _joined(blocks: list[dict[str, Any]]) -> bytes:
 
 def _block(part: object, role: Role, goes_on: bool) -> dict[str, Any] | None:
     match part:
-        case FilePart(data_base64=str() as data, mime=mime) if mime in _IMAGES and role == "user":
-            return {"type": "image", "source": {"type": "base64", "media_type": mime, "data": data}}
+        case FilePart() if role == "user" and (image := _image(part)) is not None:
+            return image
         case ReasoningPart(signature=str() as signature) if goes_on:
             return _thinking(part.text, signature)
         case ToolPart():
@@ -91,10 +91,20 @@ def _thinking(text: str, signature: str) -> dict[str, Any] | None:
     return {"type": REDACTED, "data": proof} if kind == REDACTED and proof else None
 
 
-def _result(part: ToolPart) -> dict[str, Any]:
+def _image(file: FilePart) -> dict[str, Any] | None:
+    if file.data_base64 is None or file.mime not in _IMAGES:
+        return None
+    return {"type": "image", "source": {"type": "base64", "media_type": file.mime, "data": file.data_base64}}
+
+
+def _result(part: ToolPart, files: list[FilePart]) -> dict[str, Any]:
     result: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
     text = result_of(part)
-    if text and not text.isspace():
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text and not text.isspace() else []
+    content += [_image(file) or {"type": "text", "text": not_shown(file)} for file in files]
+    if files:
+        result["content"] = content
+    elif content:
         result["content"] = text
     if part.state != "completed":
         result["is_error"] = True

@@ -13,13 +13,14 @@ from typing import Any, Final
 import orjson
 
 from engine.providers.base import ModelRequest
-from engine.providers.said import result_of, text_of
+from engine.providers.said import files_of, not_shown, result_of, text_of
 from engine.tools.names import to_provider
 from engine.tools.spec import ToolSpec
 from engine.transcript.records import FilePart, Message, ToolPart
 
 # Between text parts that a service is given as one string: servers that take no list of parts are common.
 _BETWEEN: Final = "\n\n"
+_IMAGES_OF_CALLS: Final = "The images that these calls gave:"
 
 
 def encode_request(request: ModelRequest) -> Iterator[bytes]:
@@ -52,9 +53,8 @@ def encode_message(message: Message) -> bytes:
 def _user(message: Message) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     for part in message.parts:
-        if isinstance(part, FilePart) and part.data_base64 is not None and part.mime.startswith("image/"):
-            url = f"data:{part.mime};base64,{part.data_base64}"
-            content.append({"type": "image_url", "image_url": {"url": url}})
+        if isinstance(part, FilePart) and (image := _image(part)) is not None:
+            content.append(image)
         elif text := text_of(part):
             content.append({"type": "text", "text": text})
     if not content:
@@ -79,8 +79,24 @@ def _assistant(message: Message) -> list[dict[str, Any]]:
             }
             for part in calls
         ]
-    results = [{"role": "tool", "tool_call_id": part.call_id, "content": result_of(part)} for part in calls]
+    results: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for part in calls:
+        told = [result_of(part)]
+        for file in files_of(message, part):
+            image = _image(file)
+            images += [image] if image is not None else []
+            told += [not_shown(file)] if image is None else []
+        results.append({"role": "tool", "tool_call_id": part.call_id, "content": _BETWEEN.join(told)})
+    if images:  # the format has no place for them in a result
+        results.append({"role": "user", "content": [{"type": "text", "text": _IMAGES_OF_CALLS}, *images]})
     return [answer, *results]
+
+
+def _image(file: FilePart) -> dict[str, Any] | None:
+    if file.data_base64 is None or not file.mime.startswith("image/"):
+        return None
+    return {"type": "image_url", "image_url": {"url": f"data:{file.mime};base64,{file.data_base64}"}}
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:

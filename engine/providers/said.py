@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.transcript.records import CompactionPart, FilePart, TextPart, ToolPart
+from engine.transcript.records import CompactionPart, FilePart, Message, TextPart, ToolPart
 
 # A call without a result is not valid for a provider; the history is repaired when a run ends, this is the net.
 _NO_RESULT: Final = "Error: the call did not finish."
@@ -17,9 +17,19 @@ def text_of(part: object) -> str:
             return text
         case CompactionPart(summary=summary):
             return f"Summary of the conversation before this:\n{summary}"
-        case FilePart(name=name, mime=mime, size=size):
-            return f"[attached file {name or 'without a name'}: {mime}, {size:,} bytes, not shown]"
+        case FilePart(call_id=None):
+            return not_shown(part)
     return ""
+
+
+def not_shown(file: FilePart) -> str:
+    """The words for a file that a service cannot be shown."""
+    return f"[attached file {file.name or 'without a name'}: {file.mime}, {file.size:,} bytes, not shown]"
+
+
+def files_of(message: Message, call: ToolPart) -> list[FilePart]:
+    """What the call gave beside its result."""
+    return [part for part in message.parts if isinstance(part, FilePart) and part.call_id == call.call_id]
 
 
 def result_of(part: ToolPart) -> str:

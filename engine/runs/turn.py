@@ -50,8 +50,10 @@ from engine.transcript.records import (
     AssistantMessage,
     Blob,
     Failure,
+    FilePart,
     Finish,
     PartKind,
+    PatchPart,
     ReasoningPart,
     RetryPart,
     StepFinishPart,
@@ -73,7 +75,15 @@ class ToolChanged:
     part: ToolPart
 
 
-Fact = Event | ToolChanged
+@attrs.frozen(slots=True)
+class PartAdded:
+    """A part that is whole at once; on the wire a `part.started` and a `part.finished`."""
+
+    message_id: str
+    part: FilePart | PatchPart
+
+
+Fact = Event | ToolChanged | PartAdded
 
 
 @attrs.define(slots=True)
@@ -113,6 +123,7 @@ class Turn:
         self.finish: Finish | None = None  # what the model said
         self.full = False
         self.closed = False
+        self.added: list[FilePart | PatchPart] = []  # what calls gave beside their results
         self._limits = limits
         self._full_name = full_name
         self._open: _Open | None = None
@@ -302,7 +313,20 @@ class Turn:
             call.part = advance(call.part, "error", error=result.text, **ended)
         else:
             call.part = advance(call.part, "completed", output=result.text, **ended)
-        return self._call_ended(call.part)
+        step = self._call_ended(call.part)
+        added: list[FilePart | PatchPart] = [attrs.evolve(file, call_id=call.part.call_id) for file in result.files]
+        if result.change is not None:
+            change = result.change
+            added.append(
+                PatchPart(
+                    id=ids.part_id(), path=change.path, before=change.before, after=change.after, size=change.size
+                )
+            )
+        for extra in added:
+            step.changes.append(AddPart(self.info.id, extra))
+            step.facts.append(PartAdded(self.info.id, extra))
+        self.added += added
+        return step
 
     def _call_ended(self, part: ToolPart) -> Step:
         return Step([PutPart(part)], [ToolChanged(part)], durable=True)

@@ -24,6 +24,8 @@ from engine.wire import objects
 _PARTS_MORE_BYTES: Final = 32
 # A part's own weight in a window, beside its strings: ids, numbers and the keys around them.
 _PART_BYTES: Final = 64
+# A file's weight: services count an image as about 1,500 tokens, however many bytes it has.
+_FILE_BYTES: Final = 4500
 # Of the two message tables' columns that pages and windows read.
 _MESSAGE: Final = "SELECT position, key, id, role, body FROM messages WHERE session = ?"
 
@@ -165,8 +167,9 @@ def window(connection: Connection, session_id: str, max_messages: int, max_bytes
 def _weight(connection: Connection, message: int) -> int:
     """Stored bytes of the message's parts; their text is not loaded."""
     (stored,) = connection.execute(
-        f"SELECT sum({_PART_BYTES} + length(body) + coalesce(length(text), 0) + coalesce(length(input), 0)"
-        " + coalesce(length(error), 0)) FROM parts WHERE message = ?",
+        f"SELECT sum({_PART_BYTES} + length(body) + CASE kind WHEN 'file' THEN {_FILE_BYTES} ELSE"
+        " coalesce(length(text), 0) END + coalesce(length(input), 0) + coalesce(length(error), 0))"
+        " FROM parts WHERE message = ?",
         (message,),
     ).fetchone()
     (growing,) = connection.execute(

@@ -59,7 +59,7 @@ def fetched(response: Response, checkpoint: Callable[[], None], limits: Limits =
     mime = image_type(body)
     if mime is not None and not failed and not response.more and len(body) <= limits.inline_media_bytes:
         name = target.path.partition("?")[0].rpartition("/")[2][:_NAME_CHARACTERS] or target.host
-        media = Media(mime=mime, name=name, data=body)
+        media = (Media(mime=mime, name=name, data=body),)
         return ToolResult(text=f"An image: {mime}, {len(body):,} bytes.", title=str(target), media=media)
     text = page_text(response.content_type, body, str(target), checkpoint)
     if text is None:

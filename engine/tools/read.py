@@ -113,7 +113,7 @@ def _image(descriptor: int, path: str, mime: str, head: bytes, size: int, limits
         if not block:
             name = os.path.basename(path)
             text = f"{path!r} is an image: {mime}, {len(data):,} bytes."
-            return ToolResult(text=text, title=path, media=Media(mime=mime, name=name, data=data))
+            return ToolResult(text=text, title=path, media=(Media(mime=mime, name=name, data=data),))
         data += block
     text = f"{path!r} is an image: {mime}, {size:,} bytes. It is not shown: the bound is {limits.inline_media_bytes:,}."
     return ToolResult(text=text, title=path)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import attrs
 
-from engine.transcript.records import Failure
+from engine.transcript.records import Failure, FilePart
 
 # stopped     not started, or stopped; it can be started
 # starting    it is being opened
@@ -52,15 +52,6 @@ class FileChange:
     size: int
 
 
-@attrs.frozen(slots=True, kw_only=True)
-class Media:
-    """An image that a call gave, at most `limits.inline_media_bytes`."""
-
-    mime: str
-    name: str
-    data: bytes = attrs.field(repr=False)
-
-
 class Whole(Protocol):
     """All that a tool gave, on the disk: a spool file (engine.storage.spool), then a blob of the store. `hash` is its
     SHA-256 in hex, `size` in bytes."""
@@ -71,6 +62,15 @@ class Whole(Protocol):
     def hash(self) -> str: ...
     @property
     def size(self) -> int: ...
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Media:
+    """A file that a call gave, such as an image: its bytes, or a spool file that is the taker's to discard."""
+
+    mime: str
+    name: str
+    data: bytes | Whole = attrs.field(repr=False)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -86,7 +86,8 @@ class ToolResult:
     is_error: bool = False
     whole: Whole | None = None
     change: FileChange | None = None
-    media: Media | None = None
+    media: tuple[Media, ...] = ()
+    files: tuple[FilePart, ...] = ()  # the media as parts of a transcript
 
 
 @attrs.frozen(slots=True, kw_only=True)

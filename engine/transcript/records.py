@@ -112,7 +112,8 @@ class ReasoningPart:
 
 @attrs.frozen(slots=True, kw_only=True)
 class FilePart:
-    """A file or medium: inline as `data_base64`, or behind `handle` when the store owns it as a blob (see Blob)."""
+    """A file or medium: inline as `data_base64`, or behind `handle` when the store owns it as a blob (see Blob).
+    `call_id` is that of the tool call which gave it."""
 
     id: str
     mime: str
@@ -121,6 +122,7 @@ class FilePart:
     handle: str | None = None
     hash: str | None = None
     data_base64: str | None = None
+    call_id: str | None = None
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -11,8 +11,8 @@ import orjson
 
 from engine.limits import DEFAULT
 from engine.runs import events
-from engine.runs.events import ApprovalRequested, Event, MessageSteered, PartFinished, RunStarted
-from engine.transcript.records import Message, ToolPart
+from engine.runs.events import ApprovalRequested, Event, MessageSteered, PartFinished, PartStarted, RunStarted
+from engine.transcript.records import KIND_OF, Message, Part, ToolPart
 from engine.wire import handles, objects
 
 # The event's own keys around the object that it carries.
@@ -60,11 +60,21 @@ def tool_finished(part: ToolPart) -> bytes:
     return events.encode(PartFinished(part_id=part.id, kind="tool", bytes=len(text.encode()), part=shown(part)))
 
 
+def part_started(message_id: str, part: Part) -> bytes:
+    """`part.started` of a part that is whole."""
+    return events.encode(PartStarted(part_id=part.id, message_id=message_id, kind=KIND_OF[type(part)]))
+
+
+def part_finished(part: Part) -> bytes:
+    """`part.finished` of it."""
+    return events.encode(PartFinished(part_id=part.id, kind=KIND_OF[type(part)], bytes=0, part=shown(part)))
+
+
 def encode(event: Event) -> bytes:
     """Any other event."""
     return events.encode(event)
 
 
-def shown(part: ToolPart) -> orjson.Fragment:
-    """A tool call's part as clients see it, within the size of an event."""
+def shown(part: Part) -> orjson.Fragment:
+    """A part as clients see it, within the size of an event."""
     return orjson.Fragment(objects.encode_part(part, room=_ROOM))

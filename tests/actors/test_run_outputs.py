@@ -1,7 +1,8 @@
-"""Outputs of tools that are longer than a model is shown: kept whole with their session, and gone with it."""
+"""Outputs of tools that are longer than a model is seen: kept whole with their session, and gone with it."""
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import trio
 
 from engine.limits import MIB
+from engine.runs.events import PartFinished, PartStarted
 from engine.storage import blobs, spool
-from tests.actors.scripted import Stage, Staged, staged
+from engine.tools.spec import FileChange, Media, ToolResult
+from engine.transcript.records import FilePart, ToolPart
+from tests.actors.scripted import Stage, Staged, of, shown, staged
 from tests.actors.test_run import finished
 
 __all__ = ["staged"]
@@ -43,8 +47,8 @@ async def called(stage: Stage, tool: str = "functions__long") -> tuple[str, dict
     following.end()
     await finished(stage, run)
     session_id = await stage.session_of(run)
-    (shown,) = [part for message in await stage.messages(session_id) for part in message["parts"] if "tool" in part]
-    return session_id, shown
+    (seen,) = [part for message in await stage.messages(session_id) for part in message["parts"] if "tool" in part]
+    return session_id, seen
 
 
 async def whole(stage: Stage, handle: str) -> str:
@@ -65,10 +69,10 @@ def files(data: Path, folder: str) -> list[str]:
 async def test_a_long_output_is_kept_whole_and_goes_with_its_session(staged: Staged, tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with staged(tools=[long], tool_result_bytes=MOST) as stage:
-        first, shown = await called(stage)
-        handle = shown["output_more"]["handle"]
-        assert shown["output_more"]["bytes"] == SIZE
-        assert shown["output"].startswith("line 0: é漢😀\n")
+        first, seen = await called(stage)
+        handle = seen["output_more"]["handle"]
+        assert seen["output_more"]["bytes"] == SIZE
+        assert seen["output"].startswith("line 0: é漢😀\n")
         assert await whole(stage, handle) == TEXT
         second, again = await called(stage)
         assert again["output_more"]["handle"] != handle
@@ -85,14 +89,14 @@ async def test_a_long_output_is_kept_whole_and_goes_with_its_session(staged: Sta
 
 async def test_it_is_there_after_a_restart(staged: Staged) -> None:
     async with staged(tools=[long], tool_result_bytes=MOST) as stage:
-        _, shown = await called(stage)
+        _, seen = await called(stage)
     async with staged(tools=[long], tool_result_bytes=MOST) as stage:
-        assert await whole(stage, shown["output_more"]["handle"]) == TEXT
+        assert await whole(stage, seen["output_more"]["handle"]) == TEXT
 
 
 async def test_an_output_of_exactly_the_bound_needs_no_file(staged: Staged, tmp_path: Path) -> None:
     def exact() -> str:
-        """Gives as much as is shown."""
+        """Gives as much as is seen."""
         return "x" * MOST
 
     def more() -> str:
@@ -100,11 +104,11 @@ async def test_an_output_of_exactly_the_bound_needs_no_file(staged: Staged, tmp_
         return "x" * (MOST + 1)
 
     async with staged(tools=[exact, more], tool_result_bytes=MOST) as stage:
-        _, shown = await called(stage, "functions__exact")
-        assert "output_more" not in shown
+        _, seen = await called(stage, "functions__exact")
+        assert "output_more" not in seen
         assert files(tmp_path / "data", "blobs") == []
-        _, shown = await called(stage, "functions__more")
-        assert shown["output_more"]["bytes"] == MOST + 1
+        _, seen = await called(stage, "functions__more")
+        assert seen["output_more"]["bytes"] == MOST + 1
         assert len(files(tmp_path / "data", "blobs")) == 1
 
 
@@ -125,8 +129,8 @@ async def test_a_disk_that_refuses_a_write_fails_no_call(
     async with staged(tools=[long], tool_result_bytes=MOST) as stage:
         with monkeypatch.context() as patch:
             patch.setattr(spool.os, "write", write)
-            _, shown = await called(stage)
-        await refused(stage, shown, tmp_path / "data")
+            _, seen = await called(stage)
+        await refused(stage, seen, tmp_path / "data")
 
 
 async def test_a_disk_that_refuses_to_make_it_a_blob_fails_no_call(
@@ -138,15 +142,15 @@ async def test_a_disk_that_refuses_to_make_it_a_blob_fails_no_call(
     async with staged(tools=[long], tool_result_bytes=MOST) as stage:
         with monkeypatch.context() as patch:
             patch.setattr(blobs.os, "rename", refuse)
-            _, shown = await called(stage)
-        await refused(stage, shown, tmp_path / "data")
+            _, seen = await called(stage)
+        await refused(stage, seen, tmp_path / "data")
 
 
-async def refused(stage: Stage, shown: dict[str, Any], data: Path) -> None:
-    assert shown["state"] == "completed"
-    assert "output_more" not in shown
-    assert shown["output"].startswith("line 0: é漢😀\n")
-    last = shown["output"].splitlines()[-1]
+async def refused(stage: Stage, seen: dict[str, Any], data: Path) -> None:
+    assert seen["state"] == "completed"
+    assert "output_more" not in seen
+    assert seen["output"].startswith("line 0: é漢😀\n")
+    last = seen["output"].splitlines()[-1]
     assert last.endswith("could not be kept because the disk refuses it (No space left on device)]")
     assert files(data, "blobs") == files(data, "spool") == []
 
@@ -193,6 +197,87 @@ async def test_many_sessions_leave_nothing(staged: Staged, tmp_path: Path) -> No
 
 async def test_an_exception_is_cut_to_its_sentence(staged: Staged, tmp_path: Path) -> None:
     async with staged(tools=[broken]) as stage:
-        _, shown = await called(stage, "functions__broken")
-        assert len(shown["error"]) < MIB // 100
+        _, seen = await called(stage, "functions__broken")
+        assert len(seen["error"]) < MIB // 100
         assert files(tmp_path / "data", "blobs") == []
+
+
+# ------------------------------------------------------------------ media and changes
+INLINE = 64 * 1024
+
+
+def pictures() -> ToolResult:
+    """Gives an image of exactly the bound and one of a byte more."""
+    small = Media(mime="image/png", name="small.png", data=b"a" * INLINE)
+    large = Media(mime="image/png", name="large.png", data=b"b" * (INLINE + 1))
+    return ToolResult(text="two images", media=(small, large))
+
+
+def changing() -> ToolResult:
+    """Says that it wrote a file."""
+    return ToolResult(text="written", change=FileChange(path="a.txt", before=None, after="0" * 64, size=7))
+
+
+async def added(stage: Stage, tool: str) -> tuple[Any, list[dict[str, Any]], list[Any]]:
+    """(the call's message as the model gets it, its parts as clients see them, the events)."""
+    run, call = await stage.begin()
+    call.tools((tool, "{}"))
+    following = await stage.models.call()
+    following.text("done")
+    following.end()
+    await finished(stage, run)
+    messages = await stage.messages(await stage.session_of(run))
+    return following.request.messages[-1], [part for m in messages for part in m["parts"]], shown(run)
+
+
+async def test_an_image_of_exactly_the_bound_is_inline_and_of_one_byte_more_a_blob(
+    staged: Staged, tmp_path: Path
+) -> None:
+    async with staged(tools=[pictures]) as stage:
+        message, parts, events = await added(stage, "functions__pictures")
+        small, large = [part for part in message.parts if isinstance(part, FilePart)]
+        assert base64.b64decode(small.data_base64 or "") == b"a" * INLINE and small.handle is None
+        assert base64.b64decode(large.data_base64 or "") == b"b" * (INLINE + 1) and large.handle is not None
+        (call,) = [part for part in message.parts if isinstance(part, ToolPart)]
+        assert small.call_id == large.call_id == call.call_id
+        assert len(files(tmp_path / "data", "blobs")) == 1
+        shown_files = [part for part in parts if part["kind"] == "file"]
+        assert [(part["name"], part["size"]) for part in shown_files] == [
+            ("small.png", INLINE), ("large.png", INLINE + 1),
+        ]  # fmt: skip
+        assert shown_files[1]["handle"] == large.handle
+        told = [event.part["id"] for event in of(events, PartFinished) if event.kind == "file"]
+        assert told == [part["id"] for part in shown_files]
+        assert [event.part_id for event in of(events, PartStarted) if event.kind == "file"] == told
+
+
+async def test_media_that_the_disk_refuses_are_named_without_their_content(
+    staged: Staged, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with staged(tools=[pictures]) as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(blobs.os, "rename", refuse)
+            message, parts, _ = await added(stage, "functions__pictures")
+        small, large = [part for part in message.parts if isinstance(part, FilePart)]
+        assert small.data_base64 is not None
+        assert (large.data_base64, large.handle, large.size) == (None, None, INLINE + 1)
+        assert [set(part) & {"data_base64", "handle"} for part in parts if part["kind"] == "file"][1] == set()
+        assert files(tmp_path / "data", "blobs") == []
+
+
+async def test_media_beyond_the_windows_bound_are_not_read(staged: Staged) -> None:
+    async with staged(tools=[pictures], window_media_bytes=INLINE) as stage:
+        message, _, _ = await added(stage, "functions__pictures")
+        _, large = [part for part in message.parts if isinstance(part, FilePart)]
+        assert large.data_base64 is None and large.handle is not None
+
+
+async def test_a_change_of_a_file_is_a_part(staged: Staged) -> None:
+    async with staged(tools=[changing]) as stage:
+        _, parts, events = await added(stage, "functions__changing")
+        (patch,) = [part for part in parts if part["kind"] == "patch"]
+        assert (patch["path"], patch["after"], patch["size"]) == ("a.txt", "0" * 64, 7)
+        assert [event.part for event in of(events, PartFinished) if event.kind == "patch"] == [patch]

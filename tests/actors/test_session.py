@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from engine.codec import DecodeError
 from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, PeerError
 from engine.runs.events import RunFinished, RunStarted
+from engine.transcript.records import FilePart
 from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until
 
 __all__ = ["staged"]
@@ -63,7 +65,7 @@ async def test_a_message_that_cannot_be_stores_nothing_and_harms_nothing(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "large").write_bytes(b"x" * 101)
-    async with staged(inline_media_bytes=100) as stage:
+    async with staged(inline_media_bytes=10, media_bytes=100) as stage:
         session = await stage.engine.create_session(cwd=str(tmp_path / "folder"))
         run = await session.start("first")
         (await stage.models.call()).end()
@@ -82,6 +84,44 @@ async def test_media_of_exactly_the_bound_are_inline(staged: Staged, tmp_path: P
         session = await stage.engine.create_session(cwd=str(tmp_path))
         await answered(stage, StartRun(session_id=session.id, input=(InputFile(path="whole"),)))
         assert (await session.messages())[0]["parts"][0]["size"] == 100
+
+
+@pytest.mark.parametrize("busy", ["reject", "queue", "steer"])
+async def test_media_of_one_byte_more_are_a_blob_that_the_model_sees(
+    staged: Staged, tmp_path: Path, busy: Literal["reject", "queue", "steer"]
+) -> None:
+    data = bytes(range(101))
+    blobs = tmp_path / "data" / "blobs"
+    given = InputFile(data_base64=base64.b64encode(data).decode(), name="a.png")
+    async with staged(inline_media_bytes=100) as stage:
+        session = await stage.engine.create_session(cwd=str(tmp_path))
+        start = StartRun(session_id=session.id, input=("see", given), when_busy=busy)
+        if busy == "reject":
+            await stage.registry.start_run(start)
+            call = await stage.models.call()
+        else:
+            await session.start("first")
+            call = await stage.models.call()
+            await stage.registry.start_run(start)
+            call.text("done")
+            call.end()
+            call = await stage.models.call()
+        part = call.request.messages[-1].parts[1]
+        assert isinstance(part, FilePart)
+        assert (part.data_base64, part.size, part.mime) == (given.data_base64, 101, "image/png")
+        call.text("seen")
+        call.end()
+        while (await session.record()).active_run_id is not None:
+            await trio.lowlevel.checkpoint()
+        shown = next(
+            part for message in await session.messages() for part in message["parts"] if part["kind"] == "file"
+        )
+        assert "data_base64" not in shown
+        assert (await stage.store.read_output(shown["handle"], 0, 9999)).text == given.data_base64
+        assert len(os.listdir(blobs)) == 1
+        await stage.registry.delete_session(session.id)
+        while os.listdir(blobs):
+            await trio.lowlevel.checkpoint()
 
 
 # ------------------------------------------------------------------ one run at a time

@@ -188,3 +188,17 @@ def test_turns_alternate_whatever_the_messages_are() -> None:
             for third in pieces:
                 roles = [role for role, _ in turns(first, second, third)]
                 assert all(one != other for one, other in itertools.pairwise(roles))
+
+
+def test_images_that_calls_gave_are_in_their_results() -> None:
+    call = attrs.evolve(CALL, output="one")
+    image = FilePart(id="f", mime="image/png", size=3, data_base64="AAAA", call_id=CALL.call_id)
+    lost = FilePart(id="g", mime="image/png", size=99, name="lost.png", call_id=CALL.call_id)
+    other = FilePart(id="h", mime="image/png", size=9, data_base64="BBBB", call_id="call_of_another")
+    (_, [use]), (_, [result]) = turns(assistant(call, image, lost, other))
+    assert use["type"] == "tool_use"
+    assert result["content"] == [
+        said("one"),
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+        said("[attached file lost.png: image/png, 99 bytes, not shown]"),
+    ]

@@ -128,3 +128,27 @@ def test_the_piece_of_a_message_depends_on_nothing_else() -> None:
     one, two = user(text("a")), assistant(text("b"))
     request = ModelRequest(model="m", instructions=None, messages=(one, two), tools=())
     assert list(encode_request(request))[1:-2] == [encode_message(one), b"," + encode_message(two)]
+
+
+def test_images_that_calls_gave_follow_all_results() -> None:
+    first = ToolPart(id="p", call_id="call_1", tool="a.b", state="completed", output="one")
+    second = ToolPart(id="q", call_id="call_2", tool="a.b", state="completed", output="two")
+    image = FilePart(id="f", mime="image/png", size=3, data_base64="AAAA", call_id="call_1")
+    lost = FilePart(id="g", mime="image/png", size=99, name="lost.png", call_id="call_2")
+    answer, *rest = body(assistant(text("hm"), first, image, second, lost))["messages"]
+    assert answer["content"] == "hm"
+    assert rest == [
+        {"role": "tool", "tool_call_id": "call_1", "content": "one"},
+        {
+            "role": "tool",
+            "tool_call_id": "call_2",
+            "content": "two\n\n[attached file lost.png: image/png, 99 bytes, not shown]",
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "The images that these calls gave:"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            ],
+        },
+    ]

@@ -179,6 +179,6 @@ def test_results() -> None:
 def test_an_image_at_the_bound_and_one_byte_past() -> None:
     png = b"\x89PNG\r\n\x1a\n" + b"\0" * (64 * KIB - 8)
     result = fetched(response(png, kind="image/png"), nothing, Limits())
-    assert result.media == Media(mime="image/png", name="page", data=png)
+    assert result.media == (Media(mime="image/png", name="page", data=png),)
     beyond = fetched(response(png + b"\0", kind="image/png"), nothing, Limits())
-    assert beyond.media is None and beyond.is_error
+    assert beyond.media == () and beyond.is_error

@@ -184,7 +184,7 @@ def test_an_image_is_given_as_it_is(tmp_path: Path, head: bytes, mime: str) -> N
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").write_bytes(head)
     result = read(tmp_path, "sub/a.png")
-    assert result.media == Media(mime=mime, name="a.png", data=head)
+    assert result.media == (Media(mime=mime, name="a.png", data=head),)
     assert result.text == f"'sub/a.png' is an image: {mime}, {len(head)} bytes."
     assert not result.is_error
 
@@ -193,7 +193,7 @@ def test_an_image_is_given_as_it_is(tmp_path: Path, head: bytes, mime: str) -> N
 def test_other_binary_files_are_no_images(tmp_path: Path, content: bytes) -> None:
     write(tmp_path, content)
     result = read(tmp_path)
-    assert result.is_error and result.media is None
+    assert result.is_error and result.media == ()
 
 
 def test_a_text_that_begins_like_an_image(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_a_text_that_begins_like_an_image(tmp_path: Path) -> None:
 def test_an_image_at_the_bound_and_one_byte_past(tmp_path: Path) -> None:
     whole = PNG + b"\0" * (64 * 1024 - len(PNG))
     write(tmp_path, whole)
-    media = read(tmp_path, limits=Limits()).media
-    assert media is not None and media.data == whole
+    (media,) = read(tmp_path, limits=Limits()).media
+    assert media.data == whole
     write(tmp_path, whole + b"\0")
     result = read(tmp_path, limits=Limits())
     assert result == ToolResult(
