@@ -203,6 +203,7 @@ async def begin_burst(daemon: Daemon, count: int) -> list[str]:
 async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str, dict[str, Any]]:
     """By state: MB resident, MB by owner, and their sum as a share of what is resident."""
     found: dict[str, dict[str, Any]] = {}
+    runs: list[str] = []
 
     async def look(observer: Client, state: str) -> None:
         stats = await observer.request("daemon.stats")
@@ -217,7 +218,8 @@ async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str
     async def two_streams() -> None:
         async with daemon.connect() as client:
             for _ in range(2):
-                await start(client, await create(client), "!stream n=100000 rate=5")
+                started = await start(client, await create(client), "!stream n=100000 rate=5")
+                runs.append(started["run"]["id"])
             while True:
                 await client.push()
 
@@ -231,8 +233,7 @@ async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str
             await trio.sleep(2)  # the streams are at work
             await look(observer, "load")
             load.cancel_scope.cancel()
-        runs = (await observer.request("run.list", active=True, limit=streams))["runs"]
-        await in_parallel(daemon, [partial(stop, run["id"]) for run in runs])
+        await in_parallel(daemon, [partial(stop, run_id) for run_id in runs])
         await trio.sleep(window + RETURN_PATIENCE)
         await look(observer, "after")
     return found
