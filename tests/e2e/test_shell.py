@@ -177,7 +177,8 @@ async def test_a_long_output_can_be_read_whole(allowing: DaemonProcess, tmp_path
             assert call["output"].startswith("1\n2\n") and len(call["output"]) < 60_000
             more = call["output_more"]
             assert more["bytes"] == len(whole)
-            read, offset = "", 0
+            read = ""
+            offset: int | None = 0
             while offset is not None:
                 piece = await wire.request("output.read", handle=more["handle"], offset=offset)
                 assert piece["total"] == len(whole)
