@@ -31,10 +31,11 @@ from actors.run import SHUTDOWN
 from actors.services import Services
 from actors.store import Store, StoreRef
 from actors.toolset import Toolbox, ToolsetActor
-from actors.toolsets.files import FilesToolset
+from actors.toolsets.files import FilesToolset, ReadPiece
 from actors.toolsets.functions import FunctionsToolset
 from actors.toolsets.shell import ShellToolset, call_limit
 from actors.toolsets.web import WebToolset
+from engine.commands import OutputPiece
 from engine.config import Config, ToolsetConfig
 from engine.limits import Limits
 from engine.restart import Backoff
@@ -104,12 +105,17 @@ async def open_composition(
         ):
             rules = config.permissions
             judge = Judge(deny=rules.deny, ask=rules.ask, allow=rules.allow)
-            toolsets = make_toolsets(config, functions, spools, guard)
             # Factories run when their child is started, and again when it is restarted: they look Refs up then.
             refs: list[SupervisorRef] = []
 
             def child(name: str) -> Any:
                 return refs[0].child(name)
+
+            async def read_output(session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
+                stored: StoreRef = child("store")
+                return await stored.read_own_output(session_id, handle, offset, limit)
+
+            toolsets = make_toolsets(config, functions, spools, guard, read_output)
 
             toolbox = Toolbox(list(toolsets), lambda name: child("toolsets").child(name), tally)
 
@@ -160,13 +166,15 @@ async def open_composition(
 
 
 def make_toolsets(
-    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools, guard: Guard
+    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools, guard: Guard, read_output: ReadPiece
 ) -> dict[str, Callable[[], Actor]]:
     """How to make each configured toolset's actor, by name."""
     limits = config.limits
 
     def configured(name: str, chosen: ToolsetConfig) -> Actor:
-        make = {"files": _files, "shell": _shell, "web": _web}[name]
+        if name == "files":
+            return _files(chosen, limits, spools.of_toolset(name), read_output)
+        make = {"shell": _shell, "web": _web}[name]
         return make(chosen, limits, spools.of_toolset(name), guard)
 
     made: dict[str, Callable[[], Actor]] = {
@@ -179,8 +187,8 @@ def make_toolsets(
     return made
 
 
-def _files(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
-    toolset = FilesToolset(chosen.tools, limits=limits)
+def _files(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, read_output: ReadPiece) -> ToolsetActor:
+    toolset = FilesToolset(chosen.tools, limits=limits, read_output=read_output)
     return ToolsetActor(toolset, limits=limits, call_timeout=chosen.call_timeout, spool=spool)
 
 

@@ -129,6 +129,15 @@ class StoreRef(Ref):
         blobs = self._store.blobs.blobs
         return await self._read(functools.partial(outputs.read, blobs=blobs, handle=handle, offset=offset, limit=limit))
 
+    async def read_own_output(self, session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
+        """A piece of an output of this session that is a blob. Raises unknown_output."""
+        blobs = self._store.blobs.blobs
+        return await self._read(
+            functools.partial(
+                outputs.read_own, session_id=session_id, handle=handle, offset=offset, limit=limit, blobs=blobs
+            )
+        )
+
     async def final_message(self, run_id: str) -> FinalMessage | None:
         """The run's newest answer without its texts; None if it has none (or there is no such run)."""
         return await self._read(functools.partial(reading.final_message, run_id=run_id))

@@ -35,7 +35,7 @@ DEMO: Final = "demo"  # the model that is always there
 # The built-in toolsets of this version with their tools.
 BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "files": ("read_file", "search_files", "list_directory", "write_file", "edit_file"),
+        "files": ("read_file", "search_files", "list_directory", "write_file", "edit_file", "read_output"),
         "shell": ("run", "start", "list", "view", "stop"),
         "web": ("fetch",),
     }

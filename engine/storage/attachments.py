@@ -54,12 +54,14 @@ def refer_queued(connection: Connection, part: Part, run: int) -> None:
         )
 
 
-def find(connection: Connection, handle: str) -> Attachment | None:
-    """What a handle names, None if nothing refers to it (any more)."""
+def find(connection: Connection, handle: str, session_id: str | None = None) -> Attachment | None:
+    """What a handle names, None if nothing refers to it (any more), or nothing in the transcript of that session."""
     row = connection.execute(
         "SELECT blobs.hash, blobs.size, parts.kind FROM attachments JOIN blobs ON blobs.key = attachments.blob"
-        " LEFT JOIN parts ON parts.key = attachments.part WHERE attachments.handle = ?",
-        (handle,),
+        " LEFT JOIN parts ON parts.key = attachments.part LEFT JOIN messages ON messages.key = parts.message"
+        " LEFT JOIN sessions ON sessions.key = messages.session"
+        " WHERE attachments.handle = ?1 AND (?2 IS NULL OR sessions.id = ?2)",
+        (handle, session_id),
     ).fetchone()
     return None if row is None else Attachment(row[0], row[1], row[2] == "tool")
 

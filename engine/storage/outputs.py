@@ -56,6 +56,16 @@ def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Bl
     return _piece(data, offset, limit, total)
 
 
+def read_own(
+    connection: Connection, session_id: str, handle: str, offset: int, limit: int, blobs: Blobs
+) -> OutputPiece:
+    """Likewise, of what the transcript of this session refers to as a blob and nothing else: for a model."""
+    found = attachments.find(connection, handle, session_id)
+    if found is None:
+        raise _unknown(handle)
+    return _blob(blobs, found, offset, limit)
+
+
 def _blob(blobs: Blobs, found: attachments.Attachment, offset: int, limit: int) -> OutputPiece:
     if found.text:
         data = blobs.read(found.hash, offset, max(limit, _CHARACTER_BYTES))

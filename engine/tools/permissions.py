@@ -105,7 +105,10 @@ def _pieces(text: str) -> list[str]:
 
 # Reading, the program's own functions, and the jobs that were allowed when they were started; everything else that no
 # rule is about is asked.
-_SAFE: Final = "files.read_file files.search_files files.list_directory functions shell.list shell.view shell.stop"
+_SAFE: Final = (
+    "files.read_file files.search_files files.list_directory files.read_output functions"
+    " shell.list shell.view shell.stop"
+)
 SAFE: Final = tuple(parse_rule(text) for text in _SAFE.split())
 
 

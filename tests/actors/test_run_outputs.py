@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from engine.errors import CallerError
 from engine.limits import MIB
 from engine.runs.events import PartFinished, PartStarted
 from engine.storage import blobs, spool
@@ -281,3 +282,17 @@ async def test_a_change_of_a_file_is_a_part(staged: Staged) -> None:
         (patch,) = [part for part in parts if part["kind"] == "patch"]
         assert (patch["path"], patch["after"], patch["size"]) == ("a.txt", "0" * 64, 7)
         assert [event.part for event in of(events, PartFinished) if event.kind == "patch"] == [patch]
+
+
+# ------------------------------------------------------------------ read on by the model
+async def test_the_model_reads_on_in_its_own_sessions_outputs_only(staged: Staged) -> None:
+    async with staged(tools=[long], tool_result_bytes=MOST) as stage:
+        session_id, seen = await called(stage)
+        handle = seen["output_more"]["handle"]
+        read = stage.store.read_own_output
+        piece = await read(session_id, handle, 1000, 100)
+        assert piece.text and piece.text in TEXT and piece.total == SIZE
+        other, _ = await called(stage)
+        for of_session, asked in ((other, handle), (session_id, f"out_{seen['id']}_output"), (session_id, "out_x")):
+            with pytest.raises(CallerError, match="no stored output"):
+                await read(of_session, asked, 0, 100)

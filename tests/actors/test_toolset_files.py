@@ -15,6 +15,8 @@ from actors._actor import open_actor
 from actors.toolset import FILE_THREADS, ToolsetActor, ToolsetRef
 from actors.toolsets.files import FilesToolset
 from engine import codec
+from engine.commands import OutputPiece
+from engine.errors import CallerError
 from engine.limits import Limits
 from engine.tools import search
 from engine.tools.spec import ToolContext, ToolResult
@@ -46,6 +48,28 @@ async def test_the_tools_that_read(ref: ToolsetRef, tmp_path: Path) -> None:
     assert [spec.name for spec in await ref.specs()] == [
         "files.read_file", "files.search_files", "files.list_directory", "files.write_file", "files.edit_file"
     ]  # fmt: skip
+
+
+async def test_outputs_are_read_on_in_the_callers_session(tmp_path: Path) -> None:
+    asked: list[tuple[str, str, int, int]] = []
+
+    async def read(session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
+        asked.append((session_id, handle, offset, limit))
+        if handle != "out_1":
+            raise CallerError("unknown_output", "no stored output has this handle")
+        return OutputPiece(text="some of it", total=99, next_offset=15)
+
+    with trio.fail_after(DEADLINE):
+        async with open_actor(ToolsetActor(FilesToolset(["read_output"], read_output=read)), "files") as ref:
+            assert [spec.name for spec in await ref.specs()] == ["files.read_output"]
+            result = await call(ref, tmp_path, "read_output", handle="out_1", offset=5)
+            assert result.text == "some of it\n[bytes 5 to 15 of 99; read on with offset 15]"
+            assert [(session, handle, offset) for session, handle, offset, _ in asked] == [("ses_1", "out_1", 5)]
+            refused = await call(ref, tmp_path, "read_output", handle="out_2")
+            assert refused.is_error and "no stored output" in refused.text
+            assert (await call(ref, tmp_path, "read_output", handle="", offset=-1)).is_error
+        async with open_actor(ToolsetActor(FilesToolset(["read_file"], read_output=read)), "files") as ref:
+            assert [spec.name for spec in await ref.specs()] == ["files.read_file"]
 
 
 async def test_tools_that_write(tmp_path: Path) -> None:

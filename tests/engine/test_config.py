@@ -52,7 +52,7 @@ key_file = "/etc/key.pem"
 """
 
 
-FILE_TOOLS = ("read_file", "search_files", "list_directory", "write_file", "edit_file")
+FILE_TOOLS = ("read_file", "search_files", "list_directory", "write_file", "edit_file", "read_output")
 
 
 def mistakes(text: str, **overrides: object) -> dict[str, str]:
@@ -281,7 +281,7 @@ def test_toolsets_that_this_version_does_not_have() -> None:
 def test_a_denied_tool_is_not_given() -> None:
     assert parse('[permissions]\ndeny = ["files.read_file"]').toolsets["files"].tools == FILE_TOOLS[1:]
     assert parse('[permissions]\ndeny = ["files"]').toolsets["files"].tools == ()
-    assert parse('[permissions]\ndeny = ["files.read*"]').toolsets["files"].tools == FILE_TOOLS[1:]
+    assert parse('[permissions]\ndeny = ["files.read_f*"]').toolsets["files"].tools == FILE_TOOLS[1:]
     assert parse('[permissions]\ndeny = ["files.read"]').toolsets["files"].tools == FILE_TOOLS
     assert parse('[permissions]\ndeny = ["files.read_file(path=*.env)"]').toolsets["files"].tools == FILE_TOOLS
 
