@@ -171,14 +171,12 @@ class Matrix:
         for _ in range(3):
             await trio.lowlevel.checkpoint()
 
-    async def cases(self) -> AsyncIterator[Outcome]:
+    async def all_cases(self) -> list[Outcome]:
         """Stops at each step, from the first to behind the last."""
-        number = late = 0
-        while late < BEYOND:
-            number += 1
-            outcome = await self.case(number)
-            late = 0 if outcome.fired else late + 1
-            yield outcome
+        outcomes: list[Outcome] = []
+        while len(outcomes) < BEYOND or any(outcome.fired for outcome in outcomes[-BEYOND:]):
+            outcomes.append(await self.case(len(outcomes) + 1))
+        return outcomes
 
     async def case(self, number: int) -> Outcome:
         """Stop a run at its n-th step, and look at what is left of it."""

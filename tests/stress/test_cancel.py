@@ -17,13 +17,11 @@ from tests.stress.transcript_rules import Json, event_problems, transcript_probl
 async def test_a_turn_with_three_calls_is_stopped_at_each_await(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = 0
-    states: Counter[tuple[str, ...]] = Counter()
     async with open_matrix(tmp_path) as matrix:
-        async for outcome in matrix.cases():
-            assert not outcome.problems, outcome
-            stopped += outcome.fired
-            states[outcome.call_states] += 1
+        outcomes = await matrix.all_cases()
+    assert [outcome for outcome in outcomes if outcome.problems] == []
+    stopped = sum(outcome.fired for outcome in outcomes)
+    states = Counter(outcome.call_states for outcome in outcomes)
     with capsys.disabled():
         print(f" {stopped} places ", end="")
     assert stopped >= 100, "it looks away"
