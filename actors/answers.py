@@ -62,6 +62,7 @@ class Answers:
                     again = retry.after(exc, attempt, left=left, random=self._random(), limits=self._limits)
                     if again is None:
                         raise retry.given_up(exc, attempt, self._limits) from None
+                    self._models.retried(request.model, exc.code)
                     failure = Failure(code=exc.code, message=exc.message)
                 if turn.started_answering:
                     step = turn.interrupt("error", failure.message, self._now_ms(), failure)

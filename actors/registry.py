@@ -346,10 +346,14 @@ class Registry(Actor):
 
     def run_begun(self, feed: RunFeed) -> None:
         self._keep(feed)
+        self._services.tally.runs_started += 1
         self._admission.begun(feed.run.id, feed.run.session_id)
 
     def run_ended(self, feed: RunFeed, *, more: bool) -> None:
         run_id = feed.run.id
+        self._services.tally.runs_ended[feed.run.status] += 1
+        if feed.run.error is not None:  # its text may quote what people and models said
+            _log.warning("%s %s: %s", run_id, feed.run.status, feed.run.error.code)
         self._services.budget.end(feed.log)
         # From here on the feed keeps the log alone: what the run's actor held goes with it.
         feed.snapshots_from(functools.partial(final_snapshot, self._services.store, feed.run))
@@ -379,6 +383,7 @@ class Registry(Actor):
             self._retained_changed = trio.Event()
             for run_id in self._retention.due(trio.current_time()):
                 self._drop(run_id, "evicted")
+                self._services.tally.runs_evicted += 1
 
     def _drop(self, run_id: str, why: Closed) -> None:
         """Release everything that is held of an ended run; its watchers are told."""

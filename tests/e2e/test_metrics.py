@@ -72,6 +72,8 @@ async def test_the_figures_move_with_the_work(tmp_path: Path) -> None:
     assert before["greenroom_store_commit_duration_seconds_count",] == before["greenroom_store_commits_total",]
     assert after["greenroom_connections",] == 1 and ended["greenroom_connections",] == 0
     assert after["greenroom_sessions",] == 2 and after["greenroom_runs", "retained"] == 2
+    assert after["greenroom_runs_started_total",] == after["greenroom_runs_ended_total", "completed"] == 2
+    assert after["greenroom_runs_evicted_total",] == 0
     assert after["greenroom_model_calls_total", "demo"] == 3  # the search asks again with the result
     assert after["greenroom_model_call_duration_seconds_count", "demo"] == 3
     assert after["greenroom_model_calls_open",] == 0
@@ -112,6 +114,25 @@ async def test_types_helps_and_formats(tmp_path: Path) -> None:
     assert size < 400  # an idle daemon's; it grows with the configuration, not with use
 
 
+async def test_retries_and_evictions_are_counted(tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT), model_server() as server:
+        config = (
+            f'[models.broken]\nprovider = "openai"\nbase_url = "{server.url}"\nmodel = "m"\n'
+            '[limits]\nmodel_attempts = 3\nterminal_retained_max = 1\n'
+            'retry_delay_first = "1ms"\nretry_delay_max = "2ms"\n'
+        )
+        with daemon(tmp_path / "data", config) as process:
+            async with connect(process.folder) as wire:
+                for _ in range(2):
+                    await run(wire, "!status code=503", model="broken")
+            figures = await trio.to_thread.run_sync(scrape, process)
+    assert figures["greenroom_model_calls_total", "broken"] == 6
+    assert figures["greenroom_model_call_failures_total", "provider_error", "broken"] == 6
+    assert figures["greenroom_model_call_retries_total", "provider_error", "broken"] == 4
+    assert figures["greenroom_runs_ended_total", "failed"] == figures["greenroom_runs_started_total",] == 2
+    assert figures["greenroom_runs_evicted_total",] == 1
+
+
 # ------------------------------------------------------------------ the log
 KEY = "sk-test-0123456789abcdef"
 
@@ -134,10 +155,15 @@ async def test_the_log_of_a_failed_run_names_it_and_not_the_key(tmp_path: Path, 
     assert ended["status"] == "failed" and ended["error"]["code"] == "provider_error"
     assert KEY not in json.dumps(ended)
     assert figures["greenroom_model_call_failures_total", "provider_error", "broken"] == 1
+    assert figures["greenroom_runs_ended_total", "failed"] == 1
     lines = [json.loads(line) for line in log.splitlines()]
     about = [line for line in lines if line.get("run_id") == ended["id"]]
     assert about and all(line["session_id"] == ended["session_id"] for line in about)
-    assert [line["level"] for line in about if "provider_error" in line["message"]] == ["warning"]
+    said = [(line["level"], line["message"]) for line in about if "provider_error" in line["message"]]
+    assert said == [
+        ("warning", "a call of the model broken failed: provider_error"),
+        ("warning", f"{ended['id']} failed: provider_error"),
+    ]
     assert KEY not in log and token(process.folder) not in log
     assert all(set(line) >= {"ts", "level", "logger", "message"} for line in lines)
 
