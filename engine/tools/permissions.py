@@ -12,7 +12,8 @@ the defaults. Where something is unknown, deny and ask take the worst case and a
   is denied if any part could match, allowed if all is understood and each part surely matches an allow pattern;
   a pattern without wildcards also allows the command that is exactly this text. `ls *` is also `ls`.
 - Any other argument may be a path: deny rules see it as written and with `.`, `..` and the session's folder
-  resolved; with `..` in it, a pattern with wildcards does not allow it.
+  resolved (not links); with `..` in it, a pattern with wildcards does not allow it. They see an argument named `url`
+  also as `fetch` reads it.
 
 A rule is about what a call says, not about what the program then does: a deny rule is no sandbox.
 """
@@ -28,6 +29,8 @@ import attrs
 import orjson
 
 from engine import codec
+from engine.errors import CallerError
+from engine.tools.fetch_rules import parse_url
 from engine.tools.shell_words import Command, Script, read_script
 from engine.tools.wildcard import ANY, Wildcard, escape
 
@@ -279,6 +282,8 @@ class _Call:
                 forms += [os.path.normpath(text), resolved]
                 if self._cwd is not None and resolved.startswith(f"{self._cwd.rstrip('/')}/"):
                     forms.append(resolved[len(self._cwd.rstrip("/")) + 1 :])
+                if name == "url":
+                    forms += _urls(text)
             self._forms[name] = list(dict.fromkeys(forms))
         return self._forms[name]
 
@@ -335,6 +340,16 @@ class _Call:
             if not isinstance(value, str):
                 self._script = attrs.evolve(self._script, doubts=(*self._script.doubts, "it is not a text"))
         return self._script
+
+
+def _urls(text: str) -> list[str]:
+    """A URL as `fetch` reads it: the host in lower case, without the port that it has anyway, with and without the
+    dot that may end a name."""
+    try:
+        target = parse_url(text)
+    except CallerError:
+        return []
+    return [str(target), str(attrs.evolve(target, host=target.host.rstrip(".")))]
 
 
 def _starts(command: Command) -> frozenset[int]:

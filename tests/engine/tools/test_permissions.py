@@ -344,6 +344,19 @@ def test_a_path_that_goes_up_is_not_allowed_by_a_wildcard() -> None:
     assert decide(rules, {"path": "../exactly/this"}) == "allow"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://bad.org/x", "HTTPS://BAD.ORG/x", "https://bad.org:443/x", "https://bad.org./x", "https://Bad.Org.:443/x",
+        "https://bad.org", "https://bad.org?x", "https://bad.org#x", "https://bad。org/",
+    ],
+)  # fmt: skip
+def test_a_url_is_denied_in_every_form(url: str) -> None:
+    judge = Judge(deny=["web.fetch(url=https://bad.org/*)"], allow=["web.fetch(url=https://*)"])
+    assert judge.verdict("web.fetch", {"url": url}).decision == "deny"
+    assert judge.verdict("web.fetch", {"url": "https://good.org/bad.org/"}).decision == "allow"
+
+
 def test_values_that_are_no_text() -> None:
     assert decide({"deny": ["files(n=5)"]}, {"n": 5}) == "deny"
     assert decide({"deny": ["files(n=true)"]}, {"n": True}) == "deny"
