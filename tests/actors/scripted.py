@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import orjson
@@ -17,7 +18,7 @@ from actors._feed import Bell, RunFeed
 from actors.api import Engine, RunHandle, open_engine
 from actors.store import StoreRef
 from engine import codec
-from engine.config import Config, ModelConfig, Permissions
+from engine.config import Config, ModelConfig, Permissions, ToolsetConfig
 from engine.errors import PeerError
 from engine.limits import Limits
 from engine.providers.base import (
@@ -213,8 +214,8 @@ Staged = Callable[..., contextlib.AbstractAsyncContextManager[Stage]]
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
-    """`async with staged(tools=[…], run_timeout=…) as stage`: limits are given by name. `limit` is in seconds of trio's
-    clock: inf where a test moves that."""
+    """`async with staged(tools=[…], run_timeout=…) as stage`: limits are given by name, and of the built-in toolsets
+    those of `toolsets` are there. `limit` is in seconds of trio's clock: inf where a test moves that."""
     disk = HeldDisk()
     monkeypatch.setattr(applying, "apply", functools.partial(disk.gate, applying.apply))
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
@@ -228,6 +229,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
         tools: Sequence[Callable[..., Any]] = (),
         permissions: Permissions = NO_RULES,
         *,
+        toolsets: Mapping[str, ToolsetConfig] = MappingProxyType({}),
         limit: float = LIMIT,
         **limits: float,
     ) -> AsyncIterator[Stage]:
@@ -236,7 +238,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
         config = Config(
             default_model="model",
             models={"model": ModelConfig(provider="demo"), "other": ModelConfig(provider="demo")},
-            toolsets={},
+            toolsets=toolsets,
             permissions=permissions,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
