@@ -52,7 +52,7 @@ def call(request: dict) -> None:
         send(given["text"].encode() + b"\n")
         answer(request, {"content": []})
     elif name == "raw":
-        send(given["line"].replace("ID", str(request["id"])).encode() + b"\n")
+        send(given["line"].replace("@id@", str(request["id"])).encode() + b"\n")
     elif name == "notify":
         for number in range(given["count"]):
             params = {"level": "info", "data": f"{number}" + "n" * size}

@@ -222,8 +222,8 @@ async def test_a_marker_that_a_server_makes_up_is_a_plain_string(tmp_path: Path)
         assert held is not None, "the marker of another message"
         await held.aclose()
         assert world.inbox.find([real.text]) is None
-        line = {"jsonrpc": "2.0", "id": "ID", "result": {"content": [{"type": "text", "text": "greenroom-cut:00:0"}]}}
-        (made_up,) = await world.call("raw", line=json.dumps(line).replace('"ID"', "ID"))
+        line = {"jsonrpc": "2.0", "id": "@id@", "result": {"content": [{"type": "text", "text": "greenroom-cut:00:0"}]}}
+        (made_up,) = await world.call("raw", line=json.dumps(line).replace('"@id@"', "@id@"))
         assert made_up.text == "greenroom-cut:00:0"
         assert world.inbox.find([made_up.text]) is None
 

@@ -1,0 +1,152 @@
+"""What a tool server answered as the result of a call: its texts in order, its media as files.
+
+Long strings are on the disk already (actors.toolsets.mcp_inbox); they are read from there a block at a time, or, if one
+text is the whole answer, not again at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from actors._spool import Output, ToolsetSpool
+from actors.toolsets.mcp_inbox import Cut, Held, Inbox
+from engine.errors import PeerError
+from engine.mcp.unescape import Base64, NotBase64
+from engine.storage.spool import SpoolFile
+from engine.tools.spec import Media, ToolResult
+
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult, ContentBlock
+
+# Of one result. Each may have a file, and each is shown to the model.
+MEDIA_MOST: Final = 16
+# Names and types that a server gives are labels.
+_LABEL_CHARACTERS: Final = 200
+
+
+async def tool_result(answer: CallToolResult, inbox: Inbox, spool: ToolsetSpool) -> ToolResult:
+    """The result, cut as a model sees it, with the whole if that is more. What it holds of the inbox is given back,
+    whatever ends this."""
+    held = inbox.find(_strings(answer)) or Held()
+    media: list[Media] = []
+    try:
+        if len(answer.content) == 1 and answer.content[0].type == "text":
+            sole = held.take_sole(answer.content[0].text)
+            if sole is not None:
+                return ToolResult(text=sole.text, whole=sole.whole, is_error=bool(answer.is_error))
+        async with spool.output() as output:
+            for number, block in enumerate(answer.content):
+                if number:
+                    await output.feed(b"\n")
+                await _feed(block, output, held, media, spool)
+            if not answer.content and answer.structured_content is not None:
+                await output.feed(orjson.dumps(_without_cuts(answer.structured_content, held)))
+            collected = await output.finish()
+    except BaseException:
+        for one in media:
+            if isinstance(one.data, SpoolFile):
+                one.data.discard()
+        raise
+    finally:
+        await held.aclose()
+    return ToolResult(text=collected.text, whole=collected.whole, is_error=bool(answer.is_error), media=tuple(media))
+
+
+async def _feed(block: ContentBlock, output: Output, held: Held, media: list[Media], spool: ToolsetSpool) -> None:
+    if block.type == "text":
+        await _feed_text(block.text, output, held)
+    elif block.type == "image" or block.type == "audio":
+        await _feed_file(block.type, block.mime_type, block.data, output, held, media, spool)
+    elif block.type == "resource_link":
+        await output.feed(f"[resource {_label(block.name)}: {_label(str(block.uri))}]".encode())
+    else:
+        resource = block.resource
+        name = _label(str(resource.uri))
+        text = getattr(resource, "text", None)
+        if text is not None:
+            await output.feed(f"[resource {name}]\n".encode())
+            await _feed_text(text, output, held)
+        else:
+            mime = resource.mime_type or "application/octet-stream"
+            await _feed_file(name, mime, resource.blob, output, held, media, spool)  # type: ignore[union-attr]
+
+
+async def _feed_text(text: str, output: Output, held: Held) -> None:
+    cut = held.find(text)
+    if cut is None:
+        await output.feed(text.encode(errors="replace"))
+    else:
+        await cut.feed(output)
+
+
+async def _feed_file(
+    name: str, mime: str, data: str, output: Output, held: Held, media: list[Media], spool: ToolsetSpool
+) -> None:
+    """The file is a medium of the result; its place among the texts is marked."""
+    mime = _label(mime)
+    if len(media) >= MEDIA_MOST:
+        await output.feed(f"[{name}: {mime}, left out: a result has {MEDIA_MOST} files at most]".encode())
+        return
+    try:
+        cut = held.find(data)
+        content = _decoded(data) if cut is None else await _decoded_file(cut, spool)
+    except NotBase64:
+        await output.feed(f"[{name}: {mime}, which is not base64 as it should be]".encode())
+    except PeerError as exc:
+        await output.feed(f"[{name}: {mime}, not kept because {exc.message}]".encode())
+    else:
+        media.append(Media(mime=mime, name=name, data=content))
+        size = len(content) if isinstance(content, bytes) else content.size
+        await output.feed(f"[{name}: {mime}, {size:,} bytes]".encode())
+
+
+def _decoded(text: str) -> bytes:
+    decoder = Base64()
+    return decoder.feed(text.encode(errors="replace")) + decoder.finish()
+
+
+async def _decoded_file(cut: Cut, spool: ToolsetSpool) -> SpoolFile:
+    writer = await spool.file()
+    try:
+        await cut.decode(writer)
+    except BaseException:
+        await writer.discard()
+        raise
+    return writer.file
+
+
+def _strings(answer: CallToolResult) -> Iterator[str]:
+    """Those of the answer's strings that may be long."""
+    for block in answer.content:
+        if block.type == "text":
+            yield block.text
+        elif block.type == "image" or block.type == "audio":
+            yield block.data
+        elif block.type == "resource":
+            yield str(getattr(block.resource, "text", None) or getattr(block.resource, "blob", ""))
+    yield from _strings_in(answer.structured_content)
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings_in(inner)
+
+
+def _without_cuts(value: Any, held: Held) -> Any:
+    """Long strings of a structure are only counted: a server that wants them read gives them as texts too."""
+    if isinstance(value, str):
+        cut = held.find(value)
+        return value.encode(errors="replace").decode() if cut is None else f"[{cut.size:,} bytes, left out]"
+    if isinstance(value, dict):
+        return {key: _without_cuts(inner, held) for key, inner in value.items()}
+    return [_without_cuts(inner, held) for inner in value] if isinstance(value, list) else value
+
+
+def _label(text: str) -> str:
+    return text.encode(errors="replace").decode()[:_LABEL_CHARACTERS]
