@@ -1,7 +1,8 @@
 """The memory governor: looks at the process's resident memory now and then, and does what engine.memory decides.
 
-What can be had again goes first: replay logs of ended runs, SQLite's page caches. What is free is given back to the
-system in a thread of its own, because it takes milliseconds. Above the hard bound the registry refuses new runs.
+What can be had again goes first: replay logs of ended runs, idle sessions, SQLite's page caches. What is free is given
+back to the system in a thread of its own, because it takes milliseconds. Above the hard bound the registry refuses new
+runs.
 Nothing that works is touched, and nothing here takes the loop for longer than a few milliseconds.
 """
 
@@ -29,8 +30,10 @@ _log = logging.getLogger("greenroom.memory")
 # A full collection takes 3 ms in an idle daemon and 0.25 ms more for each active run, which nobody else may do
 # anything in. What it frees is little (reference counting has freed the rest), but lies everywhere.
 COLLECT_RUNS_MAX: Final = 16
-# A disk that does not answer must not keep the governor from its work.
-SHRINK_TIMEOUT: Final = 5.0
+# Sessions without run and watcher that nobody has used for so many seconds are caches, too: 10 KiB each.
+SHED_IDLE: Final = 10.0
+# A disk that does not answer, or thousands of sessions to be stopped, must not keep the governor from its work.
+SHED_TIMEOUT: Final = 5.0
 # trio forgets deadlines of closed scopes when more than this many, and twice the open ones, have gathered.
 STALE_DEADLINES: Final = 1000
 # Open scopes with a deadline for each thing that is held: a generous guess, of which only the time depends.
@@ -126,7 +129,9 @@ class Governor(Actor):
         """Give what is free back to the system. `caches`: what can be read again becomes free first."""
         self._releases += 1
         if caches:
-            with trio.move_on_after(SHRINK_TIMEOUT), contextlib.suppress(EngineError):
+            with trio.move_on_after(SHED_TIMEOUT):
+                await self._composition.registry.passivate(SHED_IDLE)
+            with trio.move_on_after(SHED_TIMEOUT), contextlib.suppress(EngineError):
                 await self._composition.store.shrink()
         await forget_deadlines(STALE_DEADLINES + 2 * _DEADLINES_EACH * sample.held)
         if self._composition.registry.registry_statistics().active_runs <= COLLECT_RUNS_MAX:

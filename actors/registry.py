@@ -365,14 +365,17 @@ class Registry(Actor):
 
     # ------------------------------------------------------------ passivation and eviction
     async def _passivate(self) -> None:
-        """Unload sessions that nobody has used for a while; they come back when they are."""
         after = self._limits.passivate_after
         while True:
             await trio.sleep(after / PASSIVATE_LOOKS)
-            for session in tuple(self._sessions.values()):
-                # Looked at one by one: while another was stopped this one may have been used.
-                if session.idle_for(trio.current_time()) >= after:
-                    await session.stop("passivated")
+            await self.passivate(after)
+
+    async def passivate(self, idle: float) -> None:
+        """Unload sessions that nobody has used for so long; they come back when they are."""
+        for session in tuple(self._sessions.values()):
+            # Looked at one by one: while another was stopped this one may have been used.
+            if session.idle_for(trio.current_time()) >= idle:
+                await session.stop("passivated")
 
     async def _evict(self) -> None:
         while True:

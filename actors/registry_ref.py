@@ -102,6 +102,10 @@ class RegistryRef(Ref):
         """Cancel what is still active, as part of the daemon's shutdown; joined."""
         await self._do("end_runs")
 
+    async def passivate(self, idle: float) -> None:
+        """Unload the sessions that nobody has used for so many seconds. It goes on if the caller does not wait."""
+        await self._do("passivate", idle)
+
     def registry_statistics(self) -> RegistryStatistics:
         return self._registry.figures()
 

@@ -393,6 +393,24 @@ async def test_a_watched_session_stays(staged: Staged) -> None:
         assert session.id in names(stage.engine.tree()) and feed.closed is None
 
 
+async def test_idle_sessions_leave_memory_when_it_is_asked_for(staged: Staged) -> None:
+    async with staged() as stage:
+        run, call = await stage.begin()
+        busy = await stage.session_of(run)
+        idle, watched = [await stage.registry.create_session(NewSession()) for _ in range(2)]
+        for session in (idle, watched):
+            feed = await stage.registry.watch_session(session.id)
+        feed.attach(lambda: None)
+        await stage.registry.passivate(3600)
+        assert idle.id in names(stage.engine.tree()), "it was used a moment ago"
+        await stage.registry.passivate(1e-9)
+        live = names(stage.engine.tree())
+        assert (idle.id in live, watched.id in live, busy in live) == (False, True, True)
+        call.end()
+        assert (await run.wait()).status == "completed"
+        await stage.usable(idle.id)
+
+
 # ------------------------------------------------------------------ deletion
 async def test_delete_while_a_run_is_active(staged: Staged, tmp_path: Path) -> None:
     async with staged() as stage:
