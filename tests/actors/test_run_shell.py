@@ -12,6 +12,7 @@ import trio
 from actors._guard import open_guard
 from actors.api import open_engine
 from engine.config import Config, Permissions, ToolsetConfig
+from engine.transcript.records import ToolPart
 from tests.actors.processes import children, descriptors, present, until
 from tests.actors.scripted import Stage, Staged, names, staged
 
@@ -28,7 +29,7 @@ async def called(stage: Stage, session_id: str, tool: str, **given: object) -> s
     call = await stage.models.call()
     call.tools((f"shell__{tool}", orjson.dumps(given).decode()))
     following = await stage.models.call()
-    (part,) = [part for part in following.request.messages[-1].parts if hasattr(part, "call_id")]
+    (part,) = [part for part in following.request.messages[-1].parts if isinstance(part, ToolPart)]
     following.text("done")
     following.end()
     assert (await run.wait()).status == "completed"
