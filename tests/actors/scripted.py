@@ -102,6 +102,9 @@ class ScriptedModels:
     def context_window(self, name: str) -> int | None:
         return 8192
 
+    def retried(self, name: str, code: str) -> None:
+        """Counted by the real one."""
+
     @contextlib.asynccontextmanager
     async def open(self, name: str, request: ModelRequest) -> AsyncIterator[Call]:
         await trio.lowlevel.checkpoint()

@@ -67,8 +67,7 @@ class StopAt(trio.abc.Instrument):
         self.fired = False
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        # A stop waits for the start to be over (Session.cancel_run).
-        if not self._caught or self._caught[-1].cell.state == "starting" or not self._is_ours(task):
+        if not self._is_at_work() or not self._is_ours(task):
             return
         self.steps += 1
         if self.steps == self._number:
@@ -81,6 +80,13 @@ class StopAt(trio.abc.Instrument):
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         self._ours.pop(task, None)
+
+    def _is_at_work(self) -> bool:
+        """A stop waits for the start to be over (Session.cancel_run)."""
+        try:
+            return bool(self._caught) and self._caught[-1].cell.state != "starting"
+        except ReferenceError:  # all of it is gone
+            return False
 
     def _is_ours(self, task: trio.lowlevel.Task) -> bool:
         known = self._ours.get(task)
