@@ -1,9 +1,9 @@
 """The memory governor: looks at the process's resident memory now and then, and does what engine.memory decides.
 
 What can be had again goes first: replay logs of ended runs, idle sessions, SQLite's page caches. What is free is given
-back to the system in a thread of its own, because it takes milliseconds. Above the hard bound the registry refuses new
-runs.
-Nothing that works is touched, and nothing here takes the loop for longer than a few milliseconds.
+back to the system in a thread of its own, because that takes time by how much it is (see give_back): it is done while
+work is ending, in halves, and not after all of it. Above the hard bound the registry refuses new runs. Nothing that
+works is touched.
 """
 
 from __future__ import annotations
