@@ -31,7 +31,8 @@ import orjson
 from engine import codec
 from engine.errors import CallerError
 from engine.tools.fetch_rules import parse_url
-from engine.tools.shell_words import Command, Script, read_script
+from engine.tools.shell_script import UNKNOWN, Command, Script
+from engine.tools.shell_words import read_script
 from engine.tools.wildcard import ANY, Wildcard, escape
 
 Ruling = Literal["allow", "ask", "deny"]
@@ -266,11 +267,13 @@ class _Call:
         for text in self._texts(self._arguments[COMMAND]):
             if pattern.may_match(text):
                 return _shown(text)
-        for command in self._read().commands:
+        script = self._read()
+        for command in script.commands:
             text = " ".join((*command.words, ANY) if command.more else command.words)
-            if pattern.may_match(text, _starts(command)):
+            if command is not UNKNOWN and pattern.may_match(text, _starts(command)):
                 return _shown(text)
-        return None
+        # Every pattern may match what is not known.
+        return f"a command that cannot be known, because {script.unknown}," if UNKNOWN in script.commands else None
 
     def _values(self, name: str) -> list[str]:
         """An argument in every form that it may take effect in."""

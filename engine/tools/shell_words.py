@@ -20,16 +20,15 @@ import attrs
 
 from engine.limits import KIB
 from engine.tools.shell_carriers import PLAIN, carried
+from engine.tools.shell_script import Command, Found, Lost, Script
 from engine.tools.wildcard import ANY
 
 # Of a longer command nothing is read: it is a program in disguise, for a person to look at.
 TEXT_MAX: Final = 16 * KIB
 # Substitutions in each other, and scripts in arguments. People write three.
 DEPTH_MAX: Final = 16
-COMMANDS_MAX: Final = 1000
 # Characters of arguments and backticks that are read again as scripts, in one command.
 _AGAIN_MAX: Final = 2 * TEXT_MAX
-_DOUBTS_MAX: Final = 8
 
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^\]]*\])?\+?=", re.ASCII)
 _REDIRECTION: Final = re.compile(r"<<<|<<-|<<|<>|<&|>>|>\||>&|<|>")
@@ -45,59 +44,16 @@ _BACKTICKS: Final = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
 _DOUBLE_QUOTED: Final = re.compile(r"[^\"\\$`]+")
 
 
-@attrs.frozen(slots=True)
-class Command:
-    """One simple command: its words unquoted, without assignments and redirections. A carrier runs a command that
-    its arguments name, which may begin at any of them; with `more`, arguments follow that are read from its input."""
-
-    words: tuple[str, ...]
-    carrier: bool = False
-    more: bool = False
-
-
-UNKNOWN: Final = Command((ANY,), True)
-
-
-@attrs.frozen(slots=True)
-class Script:
-    commands: tuple[Command, ...]
-    doubts: tuple[str, ...]  # why it is not sure that the commands are all that happens; completes "because …"
-
-
-class _Lost(Exception):
-    """The reader does not know any more where it stands."""
-
-
 def read_script(text: str) -> Script:
     """All commands of a script. Never raises."""
-    found = _Found()
+    found = Found()
     if len(text) > TEXT_MAX:
         found.unknown(f"it is longer than {TEXT_MAX:,} characters")
     else:
         if ANY in text or "\0" in text:
             found.unknown("it has a character that no command has")
         _Reader(text, found, 0).script()
-    return Script(tuple(dict.fromkeys(found.commands)), tuple(found.doubts))
-
-
-class _Found:
-    def __init__(self) -> None:
-        self.commands: list[Command] = []
-        self.doubts: list[str] = []
-        self.again = 0
-
-    def doubt(self, why: str) -> None:
-        if why not in self.doubts and len(self.doubts) < _DOUBTS_MAX:
-            self.doubts.append(why)
-
-    def unknown(self, why: str) -> None:
-        self.doubt(why)
-        self.commands.append(UNKNOWN)
-
-    def command(self, command: Command) -> None:
-        if len(self.commands) >= COMMANDS_MAX:
-            raise _Lost(f"it has more than {COMMANDS_MAX:,} commands")
-        self.commands.append(command)
+    return found.script()
 
 
 @attrs.define(slots=True)
@@ -112,7 +68,7 @@ class _Simple:
 
 
 class _Reader:
-    def __init__(self, text: str, found: _Found, depth: int) -> None:
+    def __init__(self, text: str, found: Found, depth: int) -> None:
         self._text = text
         self._at = 0
         self._found = found
@@ -124,7 +80,7 @@ class _Reader:
     def script(self) -> None:
         try:
             self._commands("")
-        except _Lost as exc:
+        except Lost as exc:
             self._found.unknown(str(exc))
 
     # ------------------------------------------------------------ commands
@@ -133,17 +89,17 @@ class _Reader:
         outer, self._simple, self._closing = (self._simple, self._closing), _Simple(), closing
         self._depth += 1
         if self._depth > DEPTH_MAX:
-            raise _Lost(f"it is nested more than {DEPTH_MAX} deep")
+            raise Lost(f"it is nested more than {DEPTH_MAX} deep")
         if self._here:
-            raise _Lost("a here-document begins outside of a nested command")
+            raise Lost("a here-document begins outside of a nested command")
         while (character := self._text[self._at : self._at + 1]) and character != closing:
             self._next(character)
         if closing and not character:
-            raise _Lost("a parenthesis is not closed")
+            raise Lost("a parenthesis is not closed")
         self._at += len(character)
         self._end_command()
         if self._here:
-            raise _Lost("a here-document does not end")
+            raise Lost("a here-document does not end")
         self._depth -= 1
         self._simple, self._closing = outer
 
@@ -175,7 +131,7 @@ class _Reader:
 
     def _parenthesis(self) -> None:
         if self._text.startswith("((", self._at):  # arithmetic for some shells, subshells for others
-            raise _Lost("its parentheses are not understood")
+            raise Lost("its parentheses are not understood")
         if self._simple.word is not None or self._simple.words:
             self._found.doubt("it has a function or an array")
         self._end_command()
@@ -202,7 +158,7 @@ class _Reader:
             found.unknown("the name of a command is not known before it runs")
             return
         if "case" in words and self._closing:
-            raise _Lost("a parenthesis may close the pattern of a case or a command")
+            raise Lost("a parenthesis may close the pattern of a case or a command")
         carrier = carried(words)
         if carrier is None:
             found.command(Command(tuple(words)))
@@ -220,7 +176,7 @@ class _Reader:
         """Read a part of what was read as a script of its own."""
         self._found.again += len(text)
         if self._found.again > _AGAIN_MAX:
-            raise _Lost("it has too many scripts in each other")
+            raise Lost("it has too many scripts in each other")
         _Reader(text, self._found, self._depth).script()
 
     # ------------------------------------------------------------ words
@@ -259,11 +215,11 @@ class _Reader:
                 self._add(following)
                 simple.quoted = True
             elif text[self._at - 3 : self._at - 2] in tuple("$<>("):
-                raise _Lost("an operator goes on in the next line")
+                raise Lost("an operator goes on in the next line")
         elif character == "'":
             end = text.find("'", self._at + 1)
             if end < 0:
-                raise _Lost("a quote is not closed")
+                raise Lost("a quote is not closed")
             self._add(text[self._at + 1 : end])
             self._end_quote(self._at, end + 1)
         elif character == '"':
@@ -287,7 +243,7 @@ class _Reader:
 
     def _end_quote(self, begin: int, end: int) -> None:
         if self._here and "\n" in self._text[begin:end]:
-            raise _Lost("a here-document begins before a quote of several lines")
+            raise Lost("a here-document begins before a quote of several lines")
         self._simple.quoted = True
         self._at = end
 
@@ -296,7 +252,7 @@ class _Reader:
         text = self._text
         while (character := text[self._at : self._at + 1]) != closing:
             if not character:
-                raise _Lost("a quote is not closed")
+                raise Lost("a quote is not closed")
             if character == "\\":
                 following = text[self._at + 1 : self._at + 2]
                 if following and following in '$`"\\':
@@ -304,7 +260,7 @@ class _Reader:
                 elif following != "\n":
                     self._add(character + following)
                 elif text[self._at - 1 : self._at] == "$":
-                    raise _Lost("an expansion goes on in the next line")
+                    raise Lost("an expansion goes on in the next line")
                 self._at += 2
             elif character == "$":
                 self._dollar(quoted=True)
@@ -327,7 +283,7 @@ class _Reader:
                 self._found.doubt("it computes")
                 self._at = end
             elif text.startswith("((", at + 1):
-                raise _Lost("its parentheses are not understood")
+                raise Lost("its parentheses are not understood")
             else:
                 self._at = at + 2
                 self._commands(")")
@@ -339,7 +295,7 @@ class _Reader:
         elif following == "'" and not quoted:
             found = _ANSI_C.match(text, at)
             if not found:
-                raise _Lost("a quote is not understood")
+                raise Lost("a quote is not understood")
             self._found.doubt("it has a quote that shells read differently")
             self._at = found.end()
             self._add(ANY)
@@ -349,7 +305,7 @@ class _Reader:
                 self._at += 1
                 self._found.doubt("it computes")
             else:
-                raise _Lost("an expansion is not understood")
+                raise Lost("an expansion is not understood")
         else:
             if following == '"' and not quoted:
                 self._found.doubt("it has a quote that shells read differently")
@@ -361,7 +317,7 @@ class _Reader:
     def _backticks(self, *, quoted: bool) -> None:
         found = _BACKTICKS.match(self._text, self._at)
         if not found or (quoted and '\\"' in found[1]):
-            raise _Lost("a backtick is not understood")
+            raise Lost("a backtick is not understood")
         self._at = found.end()
         self._add(ANY)
         self._again(re.sub(r"\\([$`\\])", r"\1", found[1]))
@@ -399,7 +355,7 @@ class _Reader:
         if operator in ("<<", "<<-"):
             self._found.doubt("it has a here-document")
             if not _DELIMITER.fullmatch(word):
-                raise _Lost("the end of a here-document is not understood")
+                raise Lost("the end of a here-document is not understood")
             self._here.append((word, operator == "<<-", quoted))
         elif operator == "<<<":
             self._found.doubt("it gives text to a command")
@@ -414,14 +370,14 @@ class _Reader:
             begin = self._at
             while True:
                 if self._at >= len(self._text):
-                    raise _Lost("a here-document does not end")
+                    raise Lost("a here-document does not end")
                 start, end = self._at, self._text.find("\n", self._at)
                 line = self._text[start : end if end >= 0 else len(self._text)]
                 self._at = end + 1 if end >= 0 else len(self._text)
                 if (line.lstrip("\t") if tabs else line) == delimiter:
                     break
                 if line.endswith("\\") and not quoted:
-                    raise _Lost("a here-document is not understood")
+                    raise Lost("a here-document is not understood")
             if not quoted:
                 body = _Reader(self._text[begin:start], self._found, self._depth)
                 body._quoted("")

@@ -262,6 +262,10 @@ def test_what_a_person_is_told() -> None:
     )
     assert shell("ls; sudo /bin/rm -rf .").why == "`sudo /bin/rm -rf .` is denied by the rule shell(command=rm *)"
     assert shell("ls; rm x").rule == "shell(command=rm *)"
+    assert shell("$x").why == (
+        "a command that cannot be known, because the name of a command is not known before it runs, is denied by the "
+        "rule shell(command=rm *)"
+    )
     assert shell("ls; id x").why == "no rule allows `id x`"
     assert shell("ls > f").why == "it cannot be allowed by a rule, because it redirects output"
     assert "no rule is about web.fetch" in Judge().verdict("web.fetch", {}).why

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.tools.shell_words import COMMANDS_MAX, DEPTH_MAX, TEXT_MAX, UNKNOWN, Command, read_script
+from engine.tools.shell_script import COMMANDS_MAX, UNKNOWN, Command
+from engine.tools.shell_words import DEPTH_MAX, TEXT_MAX, read_script
 from engine.tools.wildcard import ANY
 
 
@@ -127,7 +128,7 @@ def test_commands(text: str, found: list[str]) -> None:
         "a\u2003b",
         f"a{ANY}",
         "a" * (TEXT_MAX + 1),
-        "a;" * COMMANDS_MAX + "a",
+        "".join(f"a{n};" for n in range(COMMANDS_MAX + 1)),
         "(" * (DEPTH_MAX + 1) + "a" + ")" * (DEPTH_MAX + 1),
         "coproc a",
         "a (b)",
@@ -179,7 +180,7 @@ def test_doubts(text: str) -> None:
 def test_where_anything_may_run(text: str) -> None:
     script = read_script(text)
     assert UNKNOWN in script.commands
-    assert script.doubts
+    assert script.unknown in script.doubts
 
 
 @pytest.mark.parametrize(
@@ -329,6 +330,7 @@ PIECES = [
 def test_it_always_returns(text: str) -> None:
     script = read_script(text)
     assert all(command.words for command in script.commands)
+    assert (script.unknown is not None) == (UNKNOWN in script.commands)
     assert script.doubts or UNKNOWN not in script.commands
 
 
