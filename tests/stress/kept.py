@@ -44,6 +44,8 @@ class Kept(Queues):
         answers = [one for one in messages if one["info"]["role"] == "assistant"]
         said = [one["parts"][0]["text"] for one in messages if one["info"]["role"] == "user"]
         assert said == [self.tag_of[run.id], *self.steered.get(run.id, ())], "a message to the run is lost or doubled"
+        if run.status == "completed":
+            assert messages[-1]["info"]["role"] == "assistant", "a message to the run has no answer"
         script = self.script_of(run.id)
         for number, answer in enumerate(answers):
             assert answer["info"].get("finish"), "an answer without an end"

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.stress.registry_world import Operation, play
@@ -61,6 +61,14 @@ def run(operations: list[Operation]) -> Counter[str]:
         return play(operations, Path(folder))
 
 
+def in_the_moment_of_an_end(when_busy: str) -> list[Operation]:
+    """A message is sent to the session while the end of its run is being stored."""
+    end: list[Operation] = [("model", 0, "end", 0), ("rest",), ("start", 0, when_busy, False), ("rest",), ("settle",)]
+    return [("hold",), *end, ("hold",), *end, ("model", 0, "end", 0), ("settle",)]
+
+
+@example(in_the_moment_of_an_end("queue"))
+@example(in_the_moment_of_an_end("steer"))
 @settings(
     max_examples=EXAMPLES or USUAL,
     derandomize=not EXAMPLES,
