@@ -1,6 +1,6 @@
 """Processes that do not want to end (class G): tool servers with a grandchild that ignores TERM and left its session.
 
-    python scripts/stress_processes.py [--sessions N] [--json] [--quick]
+    python scripts/stress_processes.py [--sessions N] [--daemon] [--json] [--quick]
 
 Each session starts a server (scripts/_stress_tool.py) under the guard of a host, a process of its own, and ends in
 one of four ways, in turn:
@@ -11,7 +11,9 @@ one of four ways, in turn:
 - killed: the host gets SIGKILL, at a moment of chance, with several sessions alive or starting
 
 Afterwards nothing of it may be left: after the first three when the call returns, after SIGKILL within 5 s; no zombie,
-no descriptor of host or guard. Exit code 1 if a condition does not hold. The last line is one JSON object.
+no descriptor of host or guard. With --daemon the same tools are shell commands of runs (scripts/_stress_shells.py) that
+end, are stopped, lose their session or their toolset, or have their daemon killed. Exit code 1 if a condition does not
+hold. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,73 +29,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 from _daemon import Findings, say
+from _stress_processes import AT_ONCE, LOOK, PATIENCE, PIDS, TOOL, WITHIN, below, descriptors, left_of, pids_in, until
+from _stress_shells import shells
 
 from actors._guard import Guard, Process, open_guard
 from engine.limits import Limits
 
-TOOL = Path(__file__).with_name("_stress_tool.py")
 SEED = 22
-AT_ONCE = 8
 GRACE = 0.05  # seconds; the tool's children sit out any
-PIDS = 4  # processes of a session
-WITHIN = 5.0  # seconds after SIGKILL
-PATIENCE = 120.0  # seconds for anything that has no bound of its own
-LOOK = 0.005
 HOST_KINDS = ("close", "stop", "hung")
-
-
-# ------------------------------------------------------------ what there is
-def pids_in(record: Path) -> list[int]:
-    """Whole lines only: the last one may be in the making."""
-    try:
-        return [int(line) for line in record.read_bytes().split(b"\n")[:-1]]
-    except FileNotFoundError:
-        return []
-
-
-def parents() -> dict[int, tuple[int, str]]:
-    """Parent and state of every process."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                line = Path(f"/proc/{name}/stat").read_text()
-            except OSError:  # it ended
-                continue
-            state, parent = line[line.rindex(")") + 2 :].split()[:2]
-            found[int(name)] = int(parent), state
-    return found
-
-
-def below(pid: int) -> set[int]:
-    """All descendants."""
-    found: set[int] = set()
-    present = parents()
-    more = {pid}
-    while more := {child for child, (parent, _) in present.items() if parent in more} - found:
-        found |= more
-    return found
-
-
-def left_of(pids: set[int]) -> dict[int, str]:
-    """Those that are there, with their state. A zombie whose parent is the init process has ended."""
-    present = parents()
-    return {pid: present[pid][1] for pid in pids if pid in present and present[pid] != (1, "Z")}
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nothing tells of it
-        await trio.sleep(LOOK)
 
 
 # ------------------------------------------------------------ the host
@@ -266,6 +215,7 @@ def kills(folder: Path, sessions: int, findings: Findings) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, help="of all kinds together; 500, with --quick 64")
+    parser.add_argument("--daemon", action="store_true", help="shell commands of a daemon instead of servers of a host")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument("--quick", action="store_true", help="few sessions")
     parser.add_argument("--role", nargs=4, help=argparse.SUPPRESS)
@@ -280,11 +230,14 @@ def main() -> int:
     count = asked.sessions or (64 if asked.quick else 500)
     findings = Findings("processes", asked.quick)
     with findings.told(), tempfile.TemporaryDirectory(prefix="stress-") as folder:
-        (Path(folder) / "ends").mkdir()
-        (Path(folder) / "kills").mkdir()
         own = descriptors(os.getpid())
-        ends(Path(folder) / "ends", count - count // 4, findings)
-        kills(Path(folder) / "kills", count // 4, findings)
+        if asked.daemon:
+            trio.run(shells, Path(folder), count, findings)
+        else:
+            (Path(folder) / "ends").mkdir()
+            (Path(folder) / "kills").mkdir()
+            ends(Path(folder) / "ends", count - count // 4, findings)
+            kills(Path(folder) / "kills", count // 4, findings)
         now = descriptors(os.getpid())
         findings.hold("descriptors", now, now == own, "", f"own descriptors, before {own}")
         findings.note("seed", SEED, "", "seed of what is by chance")
