@@ -24,7 +24,10 @@ import trio
 from _daemon import Findings, say
 from _stress_processes import AT_ONCE, PATIENCE, PIDS, TOOL, WITHIN, below, descriptors, left_of, pids_in, until
 
-from tests.e2e.wire import DaemonProcess, Wire, connect
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.e2e.wire import DaemonProcess, Wire, connect  # noqa: E402 - found by the line above
 
 CONFIG = '[permissions]\nallow = ["shell"]\n'
 KINDS = ("ends", "stop", "deleted")

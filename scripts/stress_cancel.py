@@ -23,8 +23,11 @@ from pathlib import Path
 import trio
 from _daemon import Findings, say
 
-from tests.actors.processes import children, descriptors
-from tests.stress.cancel_matrix import Outcome, open_matrix
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.actors.processes import children, descriptors  # noqa: E402 - found by the line above
+from tests.stress.cancel_matrix import Outcome, open_matrix  # noqa: E402
 
 ROUNDS = 20
 ROUNDS_QUICK = 1
