@@ -43,9 +43,9 @@ SLOPE_KIB = 0.3  # aim; a finished run that is kept costs at least 6
 # Resident memory goes up and down by so much whatever is done: of few runs that is no slope.
 NOISE_KIB = 2048
 BURST_MB = 10.0
-# Timers and the governor have this long after the window: sessions leave a quarter of it later, and memory is given
-# back at most every 2 s, the last time when the last of them has left.
-RETURN_PATIENCE = 5.0
+# Timers and the governor have this long after the window, and the window's length once more: sessions leave a quarter
+# of it later, and memory is given back at most every 2 s, the last time when the last of them has left.
+RETURN_PATIENCE = 4.0
 OWNED_SHARE = 0.25  # of what is resident, by which the sum of the owners may be wrong
 ONE_TOKEN_MS, ONE_TOKEN_CPU_MS, STOP_MS = 10.0, 8.0, 3.0
 
@@ -150,7 +150,7 @@ async def measure_slope(daemon: Daemon, warm_up: int, runs: int, deltas: int) ->
 async def measure_burst(daemon: Daemon, count: int, window: float) -> dict[str, Any]:
     # What a daemon that has worked holds anyway (SQLite's bounded caches above all) belongs to the baseline.
     await many(daemon, count * 6 // 10, "!stream n=200 batch=50")
-    await trio.sleep(window + RETURN_PATIENCE)
+    await trio.sleep(2 * window + RETURN_PATIENCE)
     baseline = daemon.resident()
     async with daemon.connect() as observer:
         descriptors = daemon.descriptors()
@@ -165,7 +165,7 @@ async def measure_burst(daemon: Daemon, count: int, window: float) -> dict[str, 
         assert counts["retained_runs"] == count or stopped > window / 2, counts  # a slow machine: the first are due
         await trio.sleep(window)
         passed = daemon.resident()
-        await trio.sleep(RETURN_PATIENCE)
+        await trio.sleep(window + RETURN_PATIENCE)
         stats = await observer.request("daemon.stats")
         memory = daemon.resident()
     return {
@@ -234,7 +234,7 @@ async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str
             await look(observer, "load")
             load.cancel_scope.cancel()
         await in_parallel(daemon, [partial(stop, run_id) for run_id in runs])
-        await trio.sleep(window + RETURN_PATIENCE)
+        await trio.sleep(2 * window + RETURN_PATIENCE)
         await look(observer, "after")
     return found
 
