@@ -14,6 +14,7 @@ import h11
 import pytest
 import trio
 from mcp import ClientSession, MCPError
+from trio.testing import wait_all_tasks_blocked
 
 from actors._spool import ToolsetSpool, open_spools
 from actors.toolsets.mcp_http import OTHER_BYTES, open_http
@@ -31,6 +32,9 @@ ESCAPED = json.dumps(LINE)[1:-1].encode()
 HEAD = b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"'
 TAIL = b'"}]}}'
 BREAK = b"(the connection breaks)"
+
+# Seconds without a step of any task before a look at the disk is worth it: threads are at work there.
+QUIET = 0.005
 
 
 @attrs.define
@@ -256,7 +260,7 @@ async def test_a_call_that_is_cancelled_while_its_answer_comes_leaves_no_file(tm
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.call)
             while not world.files():
-                await trio.lowlevel.checkpoint()
+                await wait_all_tasks_blocked(QUIET)
             nursery.cancel_scope.cancel()
         server.body = as_json
         assert await world.call(blocks=1) == LINE * 1000

@@ -15,6 +15,7 @@ import attrs
 import pytest
 import trio
 from mcp import ClientSession, MCPError
+from trio.testing import wait_all_tasks_blocked
 
 from actors._guard import Process, open_guard
 from actors._spool import Collected, ToolsetSpool, open_spools
@@ -27,6 +28,9 @@ from tests.actors import mcp_server
 LIMIT = 30.0
 MOST = Limits().tool_memory_bytes
 LIMITS = attrs.evolve(Limits(), spool_file_bytes=4 * MIB)
+
+# Seconds without a step of any task before a look at the disk is worth it: threads are at work there.
+QUIET = 0.005
 
 
 @attrs.define
@@ -238,7 +242,7 @@ async def test_the_end_of_its_standard_error_is_kept(tmp_path: Path) -> None:
     async with connected(tmp_path) as world:
         await world.call("stderr", size=500_000)
         while not world.stderr.text().endswith("the last words"):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
         assert len(world.stderr.text()) <= STDERR_BYTES
         assert world.stderr.size == 500_000 + len("\nthe last words\n")
 
@@ -250,7 +254,7 @@ async def test_a_cancelled_call_leaves_nothing_and_the_next_one_works(tmp_path: 
 
                 async def cancel_in_the_middle() -> None:
                     while not world.files():
-                        await trio.lowlevel.checkpoint()
+                        await wait_all_tasks_blocked(QUIET)
                     scope.cancel()
 
                 nursery.start_soon(cancel_in_the_middle)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
+from trio.testing import wait_all_tasks_blocked
 
 from engine.errors import CallerError
 from engine.limits import MIB
@@ -25,6 +25,9 @@ __all__ = ["staged"]
 TEXT = "".join(f"line {number}: é漢😀\n" for number in range(100_000))
 MOST = 8192  # of a result: it fits the window of the model here
 SIZE = len(TEXT.encode())
+
+# Seconds without a step of any task before a look at the disk is worth it: threads are at work there.
+QUIET = 0.005
 
 
 def long() -> str:
@@ -83,7 +86,7 @@ async def test_a_long_output_is_kept_whole_and_goes_with_its_session(staged: Sta
         assert await whole(stage, again["output_more"]["handle"]) == TEXT
         await stage.registry.delete_session(second)
         while files(data, "blobs"):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
     assert files(data, "blobs") == files(data, "spool") == []
     assert not (data / "spool").exists()
 
@@ -162,7 +165,7 @@ async def test_a_run_that_is_stopped_before_its_result_is_stored_leaves_no_blob(
         run, call = await stage.begin()
         call.tools(("functions__long", "{}"))
         while not files(data, "blobs"):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
         await run.stop()
         (part,) = [
             part
@@ -174,7 +177,7 @@ async def test_a_run_that_is_stopped_before_its_result_is_stored_leaves_no_blob(
             assert await whole(stage, part["output_more"]["handle"]) == TEXT
         else:
             while files(data, "blobs"):
-                await trio.lowlevel.checkpoint()
+                await wait_all_tasks_blocked(QUIET)
 
 
 async def test_many_sessions_leave_nothing(staged: Staged, tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ async def test_many_sessions_leave_nothing(staged: Staged, tmp_path: Path) -> No
         for session_id in sessions:
             await stage.registry.delete_session(session_id)
         while files(tmp_path / "data", "blobs"):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
         assert files(tmp_path / "data", "spool") == []
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from actors.run import Run
 from actors.session import SessionRef
@@ -20,6 +21,9 @@ from engine.transcript.records import FilePart
 from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until
 
 __all__ = ["staged"]
+
+# Seconds without a step of any task before a look at the disk is worth it: threads are at work there.
+QUIET = 0.005
 
 
 async def answered(stage: Stage, start: StartRun) -> Any:
@@ -112,7 +116,7 @@ async def test_media_of_one_byte_more_are_a_blob_that_the_model_sees(
         call.text("seen")
         call.end()
         while (await session.record()).active_run_id is not None:
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
         shown = next(
             part for message in await session.messages() for part in message["parts"] if part["kind"] == "file"
         )
@@ -121,7 +125,7 @@ async def test_media_of_one_byte_more_are_a_blob_that_the_model_sees(
         assert len(os.listdir(blobs)) == 1
         await stage.registry.delete_session(session.id)
         while os.listdir(blobs):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked(QUIET)
 
 
 # ------------------------------------------------------------------ one run at a time
