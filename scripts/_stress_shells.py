@@ -49,7 +49,9 @@ class Shells:
         record = self.folder / name
         command = shlex.join([sys.executable, "-I", "-S", str(TOOL), "answers", str(record)])
         session = (await wire.request("session.create", cwd=str(self.folder)))["session"]
-        text = f"run {command}{'; sleep 100000' if stays else ''}"
+        # Either way all of them are there before it ends.
+        behind = "sleep 100000" if stays else f"until [ $(wc -l < {shlex.quote(str(record))}) = {PIDS} ]; do :; done"
+        text = f"run {command}; {behind}"
         started = await wire.request("run.start", session_id=session["id"], text=text, watch=True)
         return session["id"], started["run"]["id"], started["watch_id"], record
 
