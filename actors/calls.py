@@ -8,7 +8,9 @@ decides is durable before it is shown and before the call goes on. With nobody t
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection
+from typing import Final
 
 import trio
 
@@ -19,6 +21,7 @@ from actors.services import Services
 from actors.toolset import unknown_tool
 from engine import codec
 from engine.errors import CallerError
+from engine.limits import KIB
 from engine.runs.approvals import Approvals, Resolution
 from engine.runs.events import ApprovalResolved
 from engine.runs.turn import Step, ToolChanged, Turn
@@ -29,6 +32,9 @@ from engine.transcript.records import ToolPart
 from engine.transcript.session import Session
 from engine.transcript.tools import TERMINAL
 from engine.wire import events as wire_events
+
+# An input up to this size is judged in well under a millisecond; a long one (a hostile command) may take 76.
+_JUDGED_AT_ONCE: Final = KIB
 
 
 class Calls:
@@ -67,9 +73,7 @@ class Calls:
         finally:
             self._on_waiting = _nobody
 
-    async def _call(
-        self, turn: Turn, part: ToolPart, known: Collection[str], places: trio.CapacityLimiter
-    ) -> None:
+    async def _call(self, turn: Turn, part: ToolPart, known: Collection[str], places: trio.CapacityLimiter) -> None:
         now_ms = self._services.now_ms
         part, step = turn.read_call(part, now_ms())
         if part.tool not in known and part.state not in TERMINAL:
@@ -96,8 +100,15 @@ class Calls:
         """None if the call may be made, else why not, as the end of a sentence."""
         if self._grants is None:
             self._grants = await self._services.store.grants(self._session.id)
-        arguments = codec.parse(part.input)
-        verdict = self._services.judge.verdict(part.tool, arguments, cwd=self._session.cwd, grants=self._grants)
+        judge = functools.partial(
+            self._services.judge.verdict,
+            part.tool,
+            codec.parse(part.input),
+            cwd=self._session.cwd,
+            grants=self._grants,
+        )
+        long = len(part.input) > _JUDGED_AT_ONCE
+        verdict = await self._services.toolbox.in_thread(judge) if long else judge()
         if verdict.decision == "allow":
             return None
         if verdict.decision == "deny":

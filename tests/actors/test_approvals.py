@@ -301,3 +301,14 @@ async def test_a_repeated_call_id_is_asked_again(staged: Staged) -> None:
         call.end()
         await run.wait()
         assert DONE == ["1", "2"]
+
+
+async def test_a_long_input_is_judged_like_a_short_one(staged: Staged) -> None:
+    what = "b" * 5000
+    async with staged(tools=[work], permissions=Permissions(deny=("functions.work(what=b*)",))) as stage:
+        run, call = await stage.begin()
+        call.tools(("functions__work", f'{{"what":"{what}"}}'), ("functions__work", f'{{"what":"a{what}"}}'))
+        (await stage.models.call()).end()
+        await run.wait()
+        assert [state for state, _ in await results(stage, run)] == ["error", "completed"]
+        assert DONE == [f"a{what}"]
