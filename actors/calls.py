@@ -16,6 +16,7 @@ import trio
 
 from actors._feed import RunFeed
 from actors.blobs import Pins
+from actors.preview import live_output
 from actors.progress import Progress
 from actors.services import Services
 from actors.toolset import unknown_tool
@@ -91,7 +92,10 @@ class Calls:
             context = ToolContext(
                 session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
             )
-            result = await self._services.toolbox.call(part.tool, part.input, context, toolsets=self._session.toolsets)
+            async with live_output(self._feed, self._progress, part.call_id, self._limits) as preview:
+                result = await self._services.toolbox.call(
+                    part.tool, part.input, context, toolsets=self._session.toolsets, preview=preview
+                )
             result = await self._pins.keep(result)
             await self._progress.apply(turn.end_call(part, result, now_ms()))
 

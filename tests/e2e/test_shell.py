@@ -136,6 +136,26 @@ async def test_with_nobody_there_the_configuration_decides(tmp_path: Path, headl
             assert state == "completed" or "nobody is there to be asked" in call["error"]
 
 
+async def test_what_it_writes_is_shown_while_it_runs(server: DaemonProcess, tmp_path: Path) -> None:
+    command = "echo one; until [ -e go ]; do sleep 0.01; done; echo two"
+    with trio.fail_after(LIMIT):
+        async with connect(server.folder) as wire:
+            _, run_id, watch_id = await begin(wire, f"run {command}", tmp_path)
+            request = await asked(wire, watch_id)
+            await wire.request("approval.reply", run_id=run_id, call_id=request["call_id"], decision="allow")
+            seen: list[dict[str, Any]] = []
+            while not seen or seen[-1]["type"] != "tool.output":
+                event = await wire.event(watch_id)
+                assert event is not None, seen
+                seen.append(event)
+            assert (seen[-1]["call_id"], seen[-1]["text"]) == (request["call_id"], "one\n")
+            (tmp_path / "go").touch()
+            rest = await wire.events(watch_id)
+            (end,) = [number for number, event in enumerate(rest) if event.get("output")]
+            assert rest[end]["output"] == "one\ntwo\n"
+            assert "tool.output" not in [event["type"] for event in rest[end:]]
+
+
 async def test_a_stop_in_the_middle_of_a_command_leaves_no_process(allowing: DaemonProcess, tmp_path: Path) -> None:
     mark = marked()
     with trio.fail_after(LIMIT):
