@@ -397,7 +397,7 @@ class Registry(Actor):
             self._services.budget.close(feed.log)
             session = self._sessions.get(feed.run.session_id)
             if session is not None:
-                session.feed.remove(feed)
+                session.forget(feed)
 
     # ------------------------------------------------------------ the governor
     def shed_logs(self) -> int:

@@ -132,6 +132,12 @@ class SessionRef(Ref):
         actor.use()
         return actor.feed
 
+    def forget(self, run: RunFeed) -> None:
+        """The run has left memory. No use of the session."""
+        actor = self._cell.actor
+        assert isinstance(actor, Session)
+        actor.feed.remove(run)
+
     @property
     def active(self) -> RunFeed | None:
         """The run that is writing now."""
