@@ -207,7 +207,7 @@ class Run(Actor):
         if isinstance(exc, EngineError):
             return _End("failed", "error", error=Failure(code=exc.code, message=exc.message))
         ref = ids.new_id("ref")
-        _log.error("%s failed by a defect, ref %s", self._feed.run.id, ref, exc_info=exc)
+        _log.error("%s failed by a defect, ref %s", self._feed.run.id, ref, exc_info=exc, extra={"ref": ref})
         return _End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
 
     async def _turns(self) -> _End:
