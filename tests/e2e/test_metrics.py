@@ -118,7 +118,7 @@ async def test_retries_and_evictions_are_counted(tmp_path: Path) -> None:
     with trio.fail_after(LIMIT), model_server() as server:
         config = (
             f'[models.broken]\nprovider = "openai"\nbase_url = "{server.url}"\nmodel = "m"\n'
-            '[limits]\nmodel_attempts = 3\nterminal_retained_max = 1\n'
+            "[limits]\nmodel_attempts = 3\nterminal_retained_max = 1\n"
             'retry_delay_first = "1ms"\nretry_delay_max = "2ms"\n'
         )
         with daemon(tmp_path / "data", config) as process:
