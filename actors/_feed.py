@@ -84,13 +84,14 @@ class _Feed:
         self._rings[ring] = None
         if self._watched is not None:
             self._watched.set()
+            self._watched = None
 
     async def wait_watched(self) -> None:
-        """Until there is a watcher."""
+        """Until there is a watcher. Any number of tasks may wait."""
         while not self._rings:
-            self._watched = self._watched or trio.Event()
+            if self._watched is None:
+                self._watched = trio.Event()
             await self._watched.wait()
-            self._watched = None
 
     def detach(self, ring: Ring) -> None:
         self._rings.pop(ring, None)

@@ -25,6 +25,7 @@ from engine.errors import CallerError
 from engine.limits import KIB
 from engine.runs.approvals import Approvals, Resolution
 from engine.runs.events import ApprovalResolved
+from engine.runs.repeats import Repeats
 from engine.runs.turn import Step, ToolChanged, Turn
 from engine.storage.changes import AskApproval, PutPart, SettleApproval
 from engine.tools.permissions import Grants, grant_for
@@ -56,8 +57,10 @@ class Calls:
         self._progress = progress
         self._pins = pins
         self._on_waiting: Callable[[bool], None] = _nobody
+        self._told_waiting = False  # what was told last
         self._grants: Grants | None = None  # read with the first call
         self._decided: dict[str, trio.Event] = {}
+        self._repeats = Repeats(services.limits.repeated_calls)
         self.approvals = Approvals()
 
     async def run(self, turn: Turn, known: Collection[str], on_waiting: Callable[[bool], None]) -> None:
@@ -66,7 +69,8 @@ class Calls:
         wait for a person."""
         self.approvals = Approvals()  # a model may give a later call the same id
         places = trio.CapacityLimiter(self._limits.parallel_tool_calls)
-        self._on_waiting = on_waiting
+        self._on_waiting, self._told_waiting = on_waiting, False
+        self._repeats.begin_turn()
         try:
             async with trio.open_nursery() as nursery:
                 for part in turn.calls:
@@ -80,9 +84,12 @@ class Calls:
         if part.tool not in known and part.state not in TERMINAL:
             part, step = turn.refuse_call(part, unknown_tool(part.tool, sorted(known)).text, now_ms())
         if part.state not in TERMINAL:
-            why_not = await self._permit(part)
+            circles = self._repeats.why_not(part)
+            why_not = circles or await self._permit(part)
             if why_not is not None:
                 part, step = turn.refuse_call(part, f"The call was not made: {why_not}.", now_ms())
+                if circles is None:
+                    self._repeats.ended(part)
         if part.state in TERMINAL:
             await self._progress.apply(step)
             return
@@ -97,7 +104,9 @@ class Calls:
                     part.tool, part.input, context, toolsets=self._session.toolsets, preview=preview
                 )
             result = await self._pins.keep(result)
-            await self._progress.apply(turn.end_call(part, result, now_ms()))
+            step = turn.end_call(part, result, now_ms())
+            self._repeats.ended(next(call for call in turn.calls if call.id == part.id))
+            await self._progress.apply(step)
 
     # ------------------------------------------------------------ may it be made?
     async def _permit(self, part: ToolPart) -> str | None:
@@ -132,8 +141,7 @@ class Calls:
         request = wire_events.approval_requested(part, why, expires_at)
         decided = self._decided[call_id] = trio.Event()
         self.approvals.request(request)
-        if len(self.approvals) == 1:
-            self._on_waiting(True)
+        self._tell_waiting()
         await self._progress.apply(
             Step([PutPart(part), AskApproval(self._feed.run.id, call_id)], [ToolChanged(part), request], durable=True)
         )
@@ -144,6 +152,13 @@ class Calls:
         resolution = self.approvals.resolution(call_id)
         assert resolution is not None
         return resolution
+
+    def _tell_waiting(self) -> None:
+        """Several may be decided in the time that it takes to store one decision."""
+        waiting = bool(len(self.approvals))
+        if waiting != self._told_waiting:
+            self._told_waiting = waiting
+            self._on_waiting(waiting)
 
     async def _decide_in_time(self, call_id: str) -> None:
         """The decision when no person makes one."""
@@ -175,8 +190,7 @@ class Calls:
             grant = grant_for(part.tool, codec.parse(part.input), self._services.now_ms())
             self._grants = await self._services.store.add_grant(self._session.id, grant)
         await self._progress.apply(self._settled(fact, resolution))
-        if not len(self.approvals):
-            self._on_waiting(False)
+        self._tell_waiting()
         if resolution.decision != "cancel":
             self._decided[call_id].set()
         return resolution

@@ -44,6 +44,7 @@ class Limits:
     tool_input_bytes: int = _bound(MIB, "bytes", "the input of one tool call")
     tool_calls_per_turn: int = _bound(64, "count", "a model that asks for more is not asking for work")
     parallel_tool_calls: int = _bound(8, "count", "tool calls of one turn that run at the same time")
+    repeated_calls: int = _bound(5, "count", "turns in a row with the same call and result: then it is refused")
     turns_per_run: int = _bound(100, "count", "beyond it the run fails with `max_turns`")
     run_timeout: float = _seconds(3600, "one run, waiting for a person not counted")
     terminal_retention: float = _seconds(300, "a late client can replay the end of a run for this long")

@@ -312,3 +312,13 @@ async def test_a_long_input_is_judged_like_a_short_one(staged: Staged) -> None:
         await run.wait()
         assert [state for state, _ in await results(stage, run)] == ["error", "completed"]
         assert "".join(DONE) == f"a{what}"
+
+
+async def test_with_nobody_there_each_of_several_calls_is_decided(staged: Staged) -> None:
+    async with staged(tools=[work], permissions=ASK, headless_grace=0.05) as stage:
+        run, call = await stage.begin()
+        call.tools(*(("functions__work", f'{{"what":"{name}"}}') for name in "abc"))
+        (await stage.models.call()).end()
+        assert (await run.wait()).status == "completed"
+        assert resolved(run) == [("deny", "rule")] * 3 and DONE == []
+        assert [state for state, _ in await results(stage, run)] == ["error"] * 3

@@ -157,3 +157,30 @@ def test_a_changed_record_is_the_newest() -> None:
     session.attach(lambda: rung.append(session.session.title))
     session.change(attrs.evolve(SESSION, title="new"))
     assert rung == ["new"] and session.changes == 1
+
+
+async def test_any_number_of_tasks_wait_for_a_watcher_one_after_another_and_together() -> None:
+    feed, came = feed_of(), []
+
+    def ring() -> None:
+        pass
+
+    async def wait(name: str) -> None:
+        await feed.wait_watched()
+        came.append(name)
+
+    with trio.fail_after(5):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await feed.wait_watched()  # given up
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, "one")
+            nursery.start_soon(wait, "two")
+            await wait_all_tasks_blocked()
+            feed.attach(ring)
+            feed.detach(ring)  # too short: they go on waiting
+            await wait_all_tasks_blocked()
+            assert came == []
+            feed.attach(ring)
+        assert sorted(came) == ["one", "two"]
+        await wait("three")
