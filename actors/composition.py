@@ -33,6 +33,7 @@ from actors.store import Store, StoreRef
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset, ReadPiece
 from actors.toolsets.functions import FunctionsToolset
+from actors.toolsets.mcp import McpToolset, Server
 from actors.toolsets.shell import ShellToolset, call_limit
 from actors.toolsets.web import WebToolset
 from engine.commands import OutputPiece
@@ -174,6 +175,8 @@ def make_toolsets(
     def configured(name: str, chosen: ToolsetConfig) -> Actor:
         if name == "files":
             return _files(chosen, limits, spools.of_toolset(name), read_output)
+        if chosen.kind == "mcp":
+            return _mcp(chosen, limits, spools.of_toolset(name), guard)
         make = {"shell": _shell, "web": _web}[name]
         return make(chosen, limits, spools.of_toolset(name), guard)
 
@@ -204,3 +207,23 @@ def _shell(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Gu
     env = child_environment(os.environ)
     toolset = ShellToolset(guard, spool, env=env, tools=chosen.tools, limits=limits)
     return ToolsetActor(toolset, limits=limits, call_timeout=call_limit(limits), spool=spool)
+
+
+def _mcp(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
+    server = Server(
+        command=(chosen.command, *chosen.args) if chosen.command is not None else (),
+        env={**child_environment(os.environ), **(chosen.env or {})},
+        cwd=os.getcwd(),
+        url=chosen.url,
+        headers_env=chosen.headers_env or {},
+        environ=os.environ,
+    )
+    return ToolsetActor(
+        McpToolset(server, guard, spool, tools=chosen.tools, limits=limits),
+        limits=limits,
+        call_timeout=chosen.call_timeout,
+        restart=chosen.restart,
+        lazy=True,
+        idle=limits.toolset_idle,
+        spool=spool,
+    )

@@ -264,7 +264,10 @@ def _build(file: _File, limits: Limits) -> Config:
 
 
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
-    """The built-in toolset without what a rule denies: what is not there cannot be called."""
+    """The built-in toolset without what a rule denies: what is not there cannot be called. Of a tool server's tools
+    nothing is known here; a rule denies the calls."""
+    if toolset.kind == "mcp":
+        return toolset
     tools = BUILTIN_TOOLSETS[name] if toolset.tools is None else toolset.tools
     whole = [rule for rule in denied if not rule.patterns]
     left = tuple(tool for tool in tools if not any(rule.names(name, tool) for rule in whole))
@@ -314,7 +317,7 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
     for name, table in _tables(raw, "toolsets"):
         place = f"toolsets.{name}"
         if table.get("kind") == "mcp":
-            mistakes.append((f"{place}.kind", "mcp toolsets are not in this version"))
+            mistakes += _server(name, place, table)
         elif table.get("kind") == "builtin" and name not in BUILTIN_TOOLSETS:
             mistakes.append((place, f"no such built-in toolset: this version has {', '.join(BUILTIN_TOOLSETS)}"))
         elif table.get("kind") == "builtin":
@@ -327,6 +330,25 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
                 if isinstance(tool, str) and tool not in BUILTIN_TOOLSETS[name]:
                     meant = _meant(tool, BUILTIN_TOOLSETS[name])
                     mistakes.append((f"{place}.tools[{index}]", f"no such tool in {name}{meant}"))
+    return mistakes
+
+
+def _server(name: str, place: str, table: Mapping[str, Any]) -> Mistakes:
+    """Of a tool server, which is a program or a service, not both."""
+    mistakes: Mistakes = []
+    if name in BUILTIN_TOOLSETS:
+        mistakes.append((place, "is the name of a built-in toolset: give this one another name"))
+    if "command" in table and "url" in table:
+        mistakes.append((f"{place}.url", "give command or url, not both"))
+    elif "command" not in table and "url" not in table:
+        mistakes.append((f"{place}.command", "is missing: give command or url"))
+    elif "command" in table and "headers_env" in table:
+        mistakes.append((f"{place}.headers_env", "is for a server with url only"))
+    elif "url" in table:
+        unused = [field for field in ("args", "env") if field in table]
+        mistakes += [(f"{place}.{field}", "is for a server with command only") for field in unused]
+    if "allow_networks" in table:
+        mistakes.append((f"{place}.allow_networks", "is for the toolset web only"))
     return mistakes
 
 

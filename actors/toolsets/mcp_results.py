@@ -127,15 +127,16 @@ def _strings(answer: CallToolResult) -> Iterator[str]:
             yield block.data
         elif block.type == "resource":
             yield str(getattr(block.resource, "text", None) or getattr(block.resource, "blob", ""))
-    yield from _strings_in(answer.structured_content)
+    yield from strings_in(answer.structured_content)
 
 
-def _strings_in(value: Any) -> Iterator[str]:
+def strings_in(value: Any) -> Iterator[str]:
+    """All strings inside a JSON value, keys left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings_in(inner)
+            yield from strings_in(inner)
 
 
 def _without_cuts(value: Any, held: Held) -> Any:

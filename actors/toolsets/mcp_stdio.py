@@ -50,6 +50,7 @@ class Tail:
         self._most = most
         self._held = bytearray()
         self.size = 0  # of all that came
+        self.ended = trio.Event()  # nothing comes any more
 
     def feed(self, data: bytes | bytearray) -> None:
         self.size += len(data)
@@ -137,3 +138,4 @@ async def _keep(stream: Stream, tail: Tail) -> None:
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await stream.receive_some(STDERR_BYTES):
             tail.feed(data)
+    tail.ended.set()

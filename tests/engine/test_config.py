@@ -125,7 +125,7 @@ def test_all_mistakes_are_reported_at_once_with_their_places() -> None:
     """)
     assert set(found) == {
         "listen", "defalt_model", "default_model", "insecure", "models.local.modle", "models.local.context_window",
-        "models.local.base_url", "models.local.model", "toolsets.git.kind", "toolsets.files.tools[0]",
+        "models.local.base_url", "models.local.model", "toolsets.git.command", "toolsets.files.tools[0]",
         "toolsets.files.command", "permissions.deny[0]", "limits.run_log_byte", "limits.mailbox_messages",
     }  # fmt: skip
     assert found["models.local.base_url"] == "is missing"
@@ -271,9 +271,6 @@ def test_malformed_urls(url: str) -> None:
 
 
 def test_toolsets_that_this_version_does_not_have() -> None:
-    assert mistakes('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nheaders_env = { Authorization = "T" }') == {
-        "toolsets.git.kind": "mcp toolsets are not in this version"
-    }
     assert set(mistakes('[toolsets.no]\nkind = "builtin"')) == {"toolsets.no"}
     assert parse("[toolsets]").toolsets == {}
 
@@ -485,3 +482,17 @@ def test_any_values_are_a_config_or_a_config_error(values: dict[str, object]) ->
         assert isinstance(parse("", **values), Config)
     except ConfigError as exc:
         assert exc.fields and all(message for _, message in exc.fields)
+
+
+def test_a_tool_server_is_a_program_or_a_service() -> None:
+    def of(fields: str, name: str = "git") -> set[str]:
+        return set(mistakes(f'[toolsets.{name}]\nkind = "mcp"\n{fields}'))
+
+    assert of("") == {"toolsets.git.command"}
+    assert of('command = "x"\nurl = "http://h"') == {"toolsets.git.url"}
+    assert of('command = "x"\nheaders_env = { Authorization = "T" }') == {"toolsets.git.headers_env"}
+    assert of('url = "http://h"\nargs = ["x"]\nenv = { A = "b" }') == {"toolsets.git.args", "toolsets.git.env"}
+    assert of('command = "x"\nallow_networks = ["10.0.0.0/8"]') == {"toolsets.git.allow_networks"}
+    assert of('command = "x"', "shell") == {"toolsets.shell"}
+    found = parse('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nargs = ["y"]\ncall_timeout = "5 s"\nrestart = "never"')
+    assert (found.toolsets["git"].args, found.toolsets["git"].call_timeout) == (("y",), 5.0)
