@@ -1,0 +1,75 @@
+"""A daemon with a tool server: called by a model, and gone with the daemon."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.actors import mcp_server
+from tests.actors.processes import children, until, until_gone
+from tests.actors.test_real_servers import python
+from tests.e2e.test_shell import begin, call_of
+from tests.e2e.wire import DaemonProcess, connect, daemon
+from tests.model_server import model_server
+
+LIMIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    command = python("mcp-server-time", "--local-timezone", "UTC")
+    with model_server() as service:
+        config = f"""
+            default_model = "real"
+            [models.real]
+            provider = "openai"
+            base_url = "{service.url}"
+            model = "theirs"
+            [toolsets.time]
+            kind = "mcp"
+            command = "{command[0]}"
+            args = {list(command[1:])}
+            [toolsets.fake]
+            kind = "mcp"
+            command = "{sys.executable}"
+            args = ["{mcp_server.__file__}"]
+            [permissions]
+            allow = ["time", "fake.echo", "fake.silent"]
+        """
+        with daemon(tmp_path_factory.mktemp("servers") / "data", config) as process:
+            yield process
+
+
+def below(pid: int) -> list[int]:
+    found = children(pid)
+    return found + [lower for child in found for lower in below(child)]
+
+
+def fakes(host: DaemonProcess) -> list[int]:
+    name = mcp_server.__file__.encode()
+    return [pid for pid in below(host.pid) if name in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+
+
+async def test_a_model_calls_a_real_server(host: DaemonProcess, tmp_path: Path) -> None:
+    given = '{"source_timezone":"UTC","time":"12:00","target_timezone":"Asia/Tokyo"}'
+    with trio.fail_after(LIMIT):
+        async with connect(host.folder) as wire:
+            session, _, watch = await begin(wire, f"!tool name=time__convert_time input={given}", tmp_path)
+            assert (await wire.events(watch))[-1]["status"] == "completed"
+            call = await call_of(wire, session)
+            assert (call["tool"], call["state"]) == ("time.convert_time", "completed")
+            assert "21:00" in call["output"]
+
+
+async def test_a_daemon_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
+    config = f'[toolsets.fake]\nkind = "mcp"\ncommand = "{sys.executable}"\nargs = ["{mcp_server.__file__}"]\n'
+    with trio.fail_after(LIMIT), daemon(tmp_path / "data", config + 'restart = "always"\n') as host:
+        await until(lambda: bool(fakes(host)))
+        left = below(host.pid)
+        host.process.kill()
+        host.wait()
+        await until_gone(left)
