@@ -351,7 +351,8 @@ class Registry(Actor):
 
     def run_ended(self, feed: RunFeed, *, more: bool) -> None:
         run_id = feed.run.id
-        self._services.tally.runs_ended[feed.run.status] += 1
+        if feed.run.started_at is not None:  # not those that were cancelled in their queue
+            self._services.tally.runs_ended[feed.run.status] += 1
         if feed.run.error is not None:  # its text may quote what people and models said
             _log.warning("%s %s: %s", run_id, feed.run.status, feed.run.error.code)
         self._services.budget.end(feed.log)

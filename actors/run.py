@@ -247,6 +247,7 @@ class Run(Actor):
         async with self._boundary:  # what is sent to the run now is in the window, or behind this turn's message
             messages = await self._window(run.model)
             self._steered = 0
+            self._ending = number == self._limits.turns_per_run
             self._progress.turn = turn
             await self._progress.apply(turn.begin())
         return turn, ModelRequest(
@@ -270,7 +271,7 @@ class Run(Actor):
         if the run is ending. Raises CallerError queue_full, and as StoreRef.steer_run."""
         async with self._boundary:
             if self._settling or self._ending or self._scope.cancel_called:
-                return None
+                return None  # or the turn at work is the last that the run may make
             most = self._limits.queued_messages_max
             if self._steered >= most:
                 raise CallerError("queue_full", f"{most} messages wait for the run's next turn, which is its bound")

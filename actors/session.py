@@ -177,6 +177,7 @@ class Session(Actor):
         self._lost: RunRecord | None = None  # a run whose end is not stored
         self._changed = trio.Event()
         self._used = trio.current_time()
+        self._handling = False  # a message, which may take long
         self._begun = trio.Event()  # the start of the active run is over
         self.active: RunFeed | None = None
         self.queue = Queue()
@@ -197,7 +198,7 @@ class Session(Actor):
             self._run = None
 
     async def handle(self, message: object) -> object:
-        self._used = trio.current_time()
+        self._handling = True
         try:
             match message:
                 case _Start(start):
@@ -216,6 +217,9 @@ class Session(Actor):
                     return None
         except DecodeError as exc:  # the caller's mistake, not this actor's: SessionRef raises it
             return exc
+        finally:
+            self._handling = False
+            self._used = trio.current_time()
         return await super().handle(message)
 
     def use(self) -> None:
@@ -223,7 +227,7 @@ class Session(Actor):
         self._used = trio.current_time()
 
     def idle_for(self, now: float) -> float:
-        if self.active is not None or self.queue or self.feed.watched or self._lost is not None:
+        if self._handling or self.active is not None or self.queue or self.feed.watched or self._lost is not None:
             self._used = now
         return now - self._used
 
@@ -256,31 +260,29 @@ class Session(Actor):
         if not services.models.has(model):
             raise CallerError("unknown_model", f"no model is named {model!r}")
         ahead = self.active or self.queue.head
-        if ahead is not None:
+        if ahead is not None and start.when_busy != "interrupt":
             if start.when_busy == "reject":
                 run_id = ahead.run.id
                 raise CallerError("session_busy", f"run {run_id} is active in this session", run_id=run_id)
-            if start.when_busy != "interrupt":
-                check_length(start, services.limits)
-            at_work = self._run
-            if start.when_busy == "steer" and self.active is not None and at_work is not None:
-                taken = await self._steer(at_work, self.active, start, record)
+            check_length(start, services.limits)
+            if start.when_busy == "steer" and self.active is not None and self._run is not None:
+                taken = await self._steer(self._run, self.active, start, record)
                 if taken is not None:
-                    return taken
-                await at_work.wait_ended()  # it is ending: the message begins a run of its own
-            elif start.when_busy == "interrupt" and at_work is not None:
-                await at_work.cancel("interrupted by a newer message")
-            if start.when_busy == "queue" or (self.queue and start.when_busy != "interrupt"):
-                return await self._enqueue(start, record, model)
-            await self._settle_lost()
-            record = await services.store.get_session(self._id)
+                    return taken  # else it is ending, or has no turn left: the message is the next
+            return await self._enqueue(start, record, model)
         self._check_revision(start, record)
         now = services.now_ms()
         run = RunRecord(
             id=ids.run_id(), session_id=self._id, status="running", model=model, created_at=now, started_at=now
         )
         message = await self._message(start, run.id, record.cwd, now)
-        stored = await services.store.start_run(run, message, start, now)
+        expected = start.expected_revision
+        if self._run is not None and start.when_busy == "interrupt":
+            # Only when nothing can be wrong with the request any more: a refused one changes nothing.
+            await self._run.cancel("interrupted by a newer message")
+            await self._settle_lost()
+            expected = None  # the end of that run is a change of our own
+        stored = await services.store.start_run(run, message, start, now, expected)
         if stored.repeated:
             return stored
         return await self._launch(record, self._feed_of(stored.run), message, stored.revision)
@@ -409,12 +411,13 @@ class Session(Actor):
         if self.active is not None or feed is None:
             return
         store = self._services.store
+        record = await store.get_session(self._id)  # before it is begun: nothing may fail between that and its start
         begun = await store.begin_queued(feed.run.id, self._services.now_ms())
         assert begun is not None, "this session alone takes runs out of its queue"
         self.queue.take(begun.run.id)
         feed.run = begun.run
         with contextlib.suppress(EngineError):  # told as the run's end
-            await self._launch(await store.get_session(self._id), feed, begun.message, begun.revision)
+            await self._launch(record, feed, begun.message, begun.revision)
 
     async def _drop(self, run_id: str, reason: str) -> None:
         feed = self.queue.get(run_id)

@@ -151,7 +151,9 @@ class StoreRef(Ref):
             return None
         return await self._read(functools.partial(starting.repeated_run, claim=claim, now=self._store.now_ms()))
 
-    async def start_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
+    async def start_run(
+        self, run: Run, message: Message, start: StartRun, now: int, expected_revision: int | None = None
+    ) -> StoredRun:
         """Store the user's message and its run, with `limits.seq_block` numbers reserved. Look at `repeated` of what
         is returned. Raises unknown_session, stale_revision, idempotency_conflict."""
         return await self._write(
@@ -160,7 +162,7 @@ class StoreRef(Ref):
                 run=run,
                 message=message,
                 seq_block=self._store.limits.seq_block,
-                expected_revision=start.expected_revision,
+                expected_revision=expected_revision,
                 claim=idempotency.claim("run.start", start),
                 now=now,
             )

@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors._feed import RunFeed
 from actors.api import RunHandle
 from actors.session import Session, StartedRun
+from actors.store import StoreRef
 from engine.commands import StartRun
 from engine.errors import CallerError, PeerError
 from engine.runs.events import RunFinished, RunStarted
@@ -323,3 +324,27 @@ async def test_a_session_that_crashes_keeps_its_queue(staged: Staged, monkeypatc
         feed = await stage.registry.watch_run(first.run.id)
         call.end()
         assert (await ended(feed)).status == "completed"
+
+
+async def test_a_store_that_fails_as_a_run_begins_leaves_it_waiting(
+    staged: Staged, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged() as stage:
+        _, run, call, (first, second) = await busy(stage, "one", "two")
+        failed = trio.Event()
+
+        async def fail(self: StoreRef, session_id: str) -> None:
+            failed.set()
+            raise PeerError("disk_full", "it cannot be read now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreRef, "get_session", fail)
+            call.end()
+            await run.wait()
+            await failed.wait()
+            await wait_all_tasks_blocked()
+        assert (await stage.registry.get_run(first.run.id)).status == "queued"
+        mock_clock.rate = 8.0
+        for one in (first, second):
+            (await stage.models.call()).end()
+            assert (await ended(one.feed)).status == "completed"

@@ -18,7 +18,7 @@ from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, PeerError
 from engine.runs.events import RunFinished, RunStarted
 from engine.transcript.records import FilePart
-from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until
+from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until, until_text
 
 __all__ = ["staged"]
 
@@ -367,3 +367,32 @@ async def test_the_end_of_a_run_that_could_not_start_is_stored_as_it_was_shown(
     async with staged() as stage:
         assert await stage.registry.get_run(run.id) == run
         await stage.usable(session.id)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"expected_revision": 0}, {"input": (InputFile(path="missing"),)}, {"model": "nothing"}]
+)
+async def test_an_interrupt_that_is_refused_interrupts_nothing(staged: Staged, wrong: dict[str, Any]) -> None:
+    async with staged() as stage:
+        run, call = await stage.begin()
+        session_id = await stage.session_of(run)
+        start: dict[str, Any] = {"session_id": session_id, "input": ("now",), "when_busy": "interrupt", **wrong}
+        with pytest.raises(CallerError):
+            await stage.registry.start_run(StartRun(**start))
+        call.text("still here")
+        await until_text(run, "still here")
+        call.end()
+        assert (await run.wait()).status == "completed"
+
+
+async def test_an_interrupt_at_the_present_revision_is_taken(staged: Staged) -> None:
+    async with staged() as stage:
+        run, _ = await stage.begin()
+        session_id = await stage.session_of(run)
+        revision = (await stage.registry.get_session(session_id)).revision
+        started = await stage.registry.start_run(
+            StartRun(session_id=session_id, input=("now",), when_busy="interrupt", expected_revision=revision)
+        )
+        assert run.record.status == "cancelled" and started.run.id != run.id
+        (await stage.models.call()).end()
+        await until(started.feed, lambda found: of(found, RunFinished))

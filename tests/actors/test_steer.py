@@ -212,3 +212,13 @@ async def test_a_full_disk_takes_nothing_in(staged: Staged) -> None:
         assert of(shown(run), MessageSteered) == []
         stage.disk.full = False
         assert (await told(stage, session_id)).count("user") == 1
+
+
+async def test_in_the_last_turn_that_a_run_may_make_the_message_waits_for_its_end(staged: Staged) -> None:
+    async with staged(turns_per_run=1) as stage:
+        session_id, run, call = await begun(stage)
+        sent = await steer(stage, session_id, "and then")
+        assert (sent.run.status, sent.run.position) == ("queued", 1)
+        call.end()
+        assert (await run.wait()).status == "completed"
+        assert said(await stage.models.call())[-1] == ("user", "and then")
