@@ -1,7 +1,9 @@
-"""A daemon with a tool server: called by a model, and gone with the daemon."""
+"""A daemon with a tool server: called by a model, killed in a call, and gone with the daemon."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import trio
 from tests.actors import mcp_server
 from tests.actors.processes import children, until, until_gone
 from tests.actors.test_real_servers import python
-from tests.e2e.test_shell import begin, call_of
+from tests.e2e.test_shell import asked, begin, call_of
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
 
@@ -63,6 +65,30 @@ async def test_a_model_calls_a_real_server(host: DaemonProcess, tmp_path: Path) 
             call = await call_of(wire, session)
             assert (call["tool"], call["state"]) == ("time.convert_time", "completed")
             assert "21:00" in call["output"]
+
+
+async def test_what_no_rule_allows_is_asked(host: DaemonProcess, tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT):
+        async with connect(host.folder) as wire:
+            _, run, watch = await begin(wire, '!tool name=fake__stderr input={"size":1}', tmp_path)
+            assert (await asked(wire, watch))["type"] == "approval.requested"
+            await wire.request("run.stop", run_id=run)
+
+
+async def test_a_server_killed_in_a_call_is_an_error_and_is_started_again(host: DaemonProcess, tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT):
+        async with connect(host.folder) as wire:
+            session, _, watch = await begin(wire, "!tool name=fake__silent input={}", tmp_path)
+            while (event := await wire.event(watch)) is not None and event.get("state") != "running":
+                pass
+            await until(lambda: bool(fakes(host)))
+            (pid,) = fakes(host)
+            os.kill(pid, signal.SIGKILL)
+            assert (await wire.events(watch))[-1]["status"] == "completed"
+            assert (await call_of(wire, session))["state"] == "error"
+            session, _, watch = await begin(wire, '!tool name=fake__echo input={"text":"again"}', tmp_path)
+            assert (await wire.events(watch))[-1]["status"] == "completed"
+            assert (await call_of(wire, session))["output"] == "again"
 
 
 async def test_a_daemon_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
