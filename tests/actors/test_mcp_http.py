@@ -14,7 +14,6 @@ import h11
 import pytest
 import trio
 from mcp import ClientSession, MCPError
-from trio.testing import wait_all_tasks_blocked
 
 from actors._spool import ToolsetSpool, open_spools
 from actors.toolsets.mcp_http import OTHER_BYTES, open_http
