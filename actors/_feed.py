@@ -72,23 +72,26 @@ class _Feed:
     __slots__ = ("_rings", "_watched", "closed")
 
     def __init__(self) -> None:
-        self._watched: trio.Event | None = None  # somebody waits for a watcher
-        self._rings: dict[Ring, None] = {}  # a dict keeps the order of attaching, so that nobody is always last
+        self._watched: trio.Event | None = None  # somebody waits for one that answers
+        # Each with whether somebody can be asked there. A dict keeps the order of attaching: nobody is always last.
+        self._rings: dict[Ring, bool] = {}
         self.closed: Closed | None = None
 
     @property
     def watched(self) -> bool:
         return bool(self._rings)
 
-    def attach(self, ring: Ring) -> None:
-        self._rings[ring] = None
-        if self._watched is not None:
-            self._watched.set()
+    def attach(self, ring: Ring, *, answers: bool = True) -> None:
+        """`answers`: it shows questions to a person, or to a program that answers them."""
+        self._rings[ring] = answers
+        if answers and self._watched is not None:
+            watched, self._watched = self._watched, None
+            watched.set()
             self._watched = None
 
     async def wait_watched(self) -> None:
-        """Until there is a watcher. Any number of tasks may wait."""
-        while not self._rings:
+        """Until there is a watcher that answers. Any number of tasks may wait."""
+        while not any(self._rings.values()):
             if self._watched is None:
                 self._watched = trio.Event()
             await self._watched.wait()

@@ -228,11 +228,14 @@ class ToolsetLife:
     async def _close(self) -> None:
         for scope in self._calls:
             scope.cancel(reason="the toolset has ended")
-        # Not cut short: a server that was not closed would be left behind. Its own end has deadlines.
+        # Shielded: a server that was not closed would be left behind. Both waits have the deadline of a stop.
         with trio.CancelScope(shield=True):
-            while self.leases:
-                self._free = trio.Event()
-                await self._free.wait()
+            with trio.move_on_after(self._limits.toolset_stop_timeout) as patience:
+                while self.leases:
+                    self._free = trio.Event()
+                    await self._free.wait()
+            if patience.cancelled_caught:
+                _log.error("%s is closed under %d calls that do not end", self._name, self.leases)
             try:
                 with trio.fail_after(self._limits.toolset_stop_timeout):
                     await self._toolset.close()

@@ -23,7 +23,8 @@ from engine import codec
 from engine.commands import NewSession, StartRun, WhenBusy
 from engine.config import Config
 from engine.runs import events
-from engine.runs.events import Numbered
+from engine.runs.approvals import Resolution
+from engine.runs.events import Decision, Numbered
 from engine.runs.log import Gap
 from engine.runs.record import Run as RunRecord
 from engine.transcript.session import Session as SessionRecord
@@ -50,16 +51,21 @@ class RunHandle:
         return self._feed.record()
 
     @contextlib.asynccontextmanager
-    async def events(self, after: int = 0) -> AsyncIterator[trio.MemoryReceiveChannel[Numbered | Gap]]:
+    async def events(
+        self, after: int = 0, *, answers: bool = False
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[Numbered | Gap]]:
         """The run's events after the cursor `after`, through a channel that ends behind `run.finished`.
 
         Adjacent deltas that waited may arrive merged. A consumer that falls behind the replay log gets one Gap,
         then what follows it. Leaving the block stops listening, not the run.
+
+        `answers`: whoever listens calls `reply` for each `approval.requested`. Otherwise nobody is there to be asked,
+        and the configuration's `headless` decides.
         """
         send, receive = trio.open_memory_channel[Numbered | Gap](0)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery, receive:
-            nursery.start_soon(self._pump, send, after)
+            nursery.start_soon(self._pump, send, after, answers)
             try:
                 yield receive
             except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
@@ -68,9 +74,9 @@ class RunHandle:
         if failure is not None:
             raise failure
 
-    async def _pump(self, send: trio.MemorySendChannel[Numbered | Gap], after: int) -> None:
+    async def _pump(self, send: trio.MemorySendChannel[Numbered | Gap], after: int, answers: bool) -> None:
         bell = Bell()
-        self._feed.attach(bell.ring)
+        self._feed.attach(bell.ring, answers=answers)
         try:
             async with send:
                 cursor = after
@@ -96,15 +102,19 @@ class RunHandle:
             self._feed.detach(bell.ring)
 
     async def wait(self) -> RunRecord:
-        """The run when it has ended. Cancelling this does not stop the run."""
+        """The run when it has ended. Cancelling this does not stop the run. Nobody is asked here: see `events`."""
         bell = Bell()
-        self._feed.attach(bell.ring)
+        self._feed.attach(bell.ring, answers=False)
         try:
             while not self._feed.ended:
                 await bell.wait()
         finally:
             self._feed.detach(bell.ring)
         return self._feed.run
+
+    async def reply(self, call_id: str, decision: Decision, reason: str | None = None) -> None:
+        """Answer an `approval.requested`. Raises CallerError unknown_approval, already_resolved."""
+        await self._registry.reply_approval(self.id, call_id, Resolution(decision=decision, by="client", reason=reason))
 
     async def stop(self, reason: str = "stopped by the program") -> RunRecord:
         """Stop the run; returns when everything of it has ended. Idempotent."""

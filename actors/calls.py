@@ -28,7 +28,7 @@ from engine.runs.events import ApprovalResolved
 from engine.runs.repeats import Repeats
 from engine.runs.turn import Step, ToolChanged, Turn
 from engine.storage.changes import AskApproval, PutPart, SettleApproval
-from engine.tools.permissions import Grants, grant_for
+from engine.tools.permissions import Grant, Grants, grant_for
 from engine.tools.spec import ToolContext
 from engine.transcript.records import ToolPart
 from engine.transcript.session import Session
@@ -37,6 +37,10 @@ from engine.wire import events as wire_events
 
 # An input up to this size is judged in well under a millisecond; a long one (a hostile command) may take 76.
 _JUDGED_AT_ONCE: Final = KIB
+
+
+# Between two attempts to decide what somebody else is deciding just now: longer than a commit takes.
+_DECIDE_AGAIN: Final = 1.0
 
 
 class Calls:
@@ -174,22 +178,37 @@ class Calls:
         await self._resolve(call_id, Resolution(decision="deny", by="expiry"))
 
     async def _resolve(self, call_id: str, resolution: Resolution) -> None:
-        with contextlib.suppress(CallerError):  # a person was faster
-            await self.reply(call_id, resolution)
+        while True:
+            with contextlib.suppress(CallerError):
+                await self.reply(call_id, resolution)
+                return
+            # A person was faster, which ends this task: unless the disk refuses what he decided.
+            await trio.sleep(_DECIDE_AGAIN)
 
     async def reply(self, call_id: str, resolution: Resolution) -> Resolution:
         """Decide; durable and shown when this returns. After `cancel` the call waits for its run to be stopped.
 
-        Raises CallerError unknown_approval, already_resolved; EngineError if the disk refuses.
+        Raises CallerError unknown_approval, already_resolved; EngineError if the disk refuses: the call waits then as
+        before, as it does if this is cancelled.
         """
         fact = self.approvals.resolve(call_id, resolution)
         if fact is None:
             return resolution
+        grant: Grant | None = None
         if resolution.decision == "allow_always":
             part = next(part for part in self._turn_calls() if part.call_id == call_id)
             grant = grant_for(part.tool, codec.parse(part.input), self._services.now_ms())
-            self._grants = await self._services.store.add_grant(self._session.id, grant)
-        await self._progress.apply(self._settled(fact, resolution))
+        try:
+            await self._progress.reserve([fact])
+            grants = await self._services.store.decide_approval(
+                self._session.id, self._feed.run.id, call_id, resolution, grant
+            )
+        except BaseException:
+            self.approvals.reopen(call_id)
+            raise
+        self.approvals.stored(call_id)
+        self._grants = grants or self._grants
+        self._progress.show([fact])
         self._tell_waiting()
         if resolution.decision != "cancel":
             self._decided[call_id].set()

@@ -68,6 +68,8 @@ class Progress:
             self._reserved = max(self._reserved, through)
 
     def show(self, facts: list[Fact]) -> None:
+        if self._feed.ended:
+            return  # what a stalled disk gave back too late: nothing follows the end
         log = self._feed.log
         at = self._now_ms()
         for fact in facts:

@@ -211,9 +211,21 @@ class StoreRef(Ref):
         """What people allowed for the session. Raises unknown_session."""
         return await self._read(functools.partial(approvals.grants, session_id=session_id))
 
-    async def add_grant(self, session_id: str, grant: Grant) -> Grants:
-        """All grants of the session with this one. Raises unknown_session."""
-        return await self._write(functools.partial(approvals.add_grant, session_id=session_id, grant=grant))
+    async def decide_approval(
+        self, session_id: str, run_id: str, call_id: str, resolution: Resolution, grant: Grant | None
+    ) -> Grants | None:
+        """Store a decision, with what it allows from now on; all grants of the session if there is any. Both are
+        stored or neither."""
+        return await self._write(
+            functools.partial(
+                approvals.decide,
+                session_id=session_id,
+                run_id=run_id,
+                call_id=call_id,
+                resolution=resolution,
+                grant=grant,
+            )
+        )
 
     async def approval(self, run_id: str, call_id: str) -> Resolution | None:
         """How a call was decided; None if it was never asked."""

@@ -36,6 +36,7 @@ class Approvals:
 
     def __init__(self) -> None:
         self._waiting: dict[str, ApprovalRequested] = {}
+        self._deciding: dict[str, ApprovalRequested] = {}  # resolved, and not stored yet
         self._resolved: dict[str, Resolution] = {}
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class Approvals:
         self._waiting[request.call_id] = request
 
     def resolve(self, call_id: str, resolution: Resolution) -> ApprovalResolved | None:
-        """Decide; the event to show. None if it was decided so before.
+        """Decide; the event to show. None if it was decided so before. `stored` or `reopen` follows.
 
         Raises CallerError already_resolved {decision, by}, unknown_approval.
         """
@@ -61,10 +62,21 @@ class Approvals:
             if (earlier.decision, earlier.by) == (resolution.decision, resolution.by):
                 return None
             raise already_resolved(earlier.decision, earlier.by)
-        if self._waiting.pop(call_id, None) is None:
+        request = self._waiting.pop(call_id, None)
+        if request is None:
             raise unknown(call_id)
+        self._deciding[call_id] = request
         self._resolved[call_id] = resolution
         return ApprovalResolved(call_id=call_id, decision=resolution.decision, by=resolution.by)
+
+    def reopen(self, call_id: str) -> None:
+        """The decision could not be stored: the call waits as before."""
+        del self._resolved[call_id]
+        self._waiting[call_id] = self._deciding.pop(call_id)
+
+    def stored(self, call_id: str) -> None:
+        """The decision stands."""
+        self._deciding.pop(call_id, None)
 
     def resolution(self, call_id: str) -> Resolution | None:
         return self._resolved.get(call_id)

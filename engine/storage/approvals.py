@@ -28,6 +28,14 @@ def settle(connection: Connection, run_id: str, call_id: str, resolution: Resolu
     )
 
 
+def decide(
+    connection: Connection, session_id: str, run_id: str, call_id: str, resolution: Resolution, grant: Grant | None
+) -> Grants | None:
+    """It was decided, and with it what is allowed from now on, if that is given: both or neither. All grants then."""
+    settle(connection, run_id, call_id, resolution)
+    return None if grant is None else add_grant(connection, session_id, grant)
+
+
 def settle_lost(connection: Connection, run_id: str) -> set[str]:
     """Deny what waits in a run that the daemon lost; the calls."""
     found = connection.execute(

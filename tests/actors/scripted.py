@@ -33,7 +33,7 @@ from engine.providers.base import (
 from engine.runs import events
 from engine.runs.events import Event, Numbered, PartDelta
 from engine.runs.log import Gap
-from engine.storage import applying, starting, waiting
+from engine.storage import applying, approvals, starting, waiting
 
 LIMIT = 30.0
 NO_RULES = Permissions()
@@ -224,6 +224,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staged:
     monkeypatch.setattr(starting, "start_run", functools.partial(disk.gate, starting.start_run))
     monkeypatch.setattr(starting, "settle_run", functools.partial(disk.gate, starting.settle_run))
     monkeypatch.setattr(starting, "steer_run", functools.partial(disk.gate, starting.steer_run))
+    monkeypatch.setattr(approvals, "decide", functools.partial(disk.gate, approvals.decide))
     for name in ("enqueue", "begin", "drop"):
         monkeypatch.setattr(waiting, name, functools.partial(disk.gate, getattr(waiting, name)))
 

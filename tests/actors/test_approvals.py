@@ -12,10 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors._feed import Bell
 from actors.api import RunHandle
 from engine.config import Permissions
-from engine.errors import CallerError
+from engine.errors import CallerError, PeerError
 from engine.providers.base import AnswerFinished, ToolCallStarted, ToolInputDelta
 from engine.runs.approvals import Resolution
-from engine.runs.events import ApprovalRequested, ApprovalResolved, RunStatus
+from engine.runs.events import ApprovalRequested, ApprovalResolved, Numbered, RunStatus
 from tests.actors.scripted import Call, Stage, Staged, check_seq, kinds, of, shown, staged, until, until_kind
 
 __all__ = ["staged"]
@@ -322,3 +322,75 @@ async def test_with_nobody_there_each_of_several_calls_is_decided(staged: Staged
         assert (await run.wait()).status == "completed"
         assert resolved(run) == [("deny", "rule")] * 3 and DONE == []
         assert [state for state, _ in await results(stage, run)] == ["error"] * 3
+
+
+async def test_a_program_that_only_waits_or_reads_is_not_asked(staged: Staged, mock_clock: MockClock) -> None:
+    async with staged(tools=[work], permissions=ASK, headless_grace=5) as stage:
+        run, call = await stage.begin()
+        records: list[str] = []
+
+        async def wait() -> None:
+            records.append((await run.wait()).status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            async with run.events() as events:
+                call.tools(("functions__work", "{}"))
+                async for event in events:
+                    if isinstance(event, Numbered) and isinstance(event.event, ApprovalRequested):
+                        break
+                await wait_all_tasks_blocked()
+                mock_clock.jump(6)
+                (await stage.models.call()).end()
+        assert records == ["completed"] and resolved(run) == [("deny", "rule")]
+
+
+async def test_a_program_that_answers_is_asked(staged: Staged, mock_clock: MockClock) -> None:
+    async with staged(tools=[work], permissions=ASK, headless_grace=5) as stage:
+        run, call = await stage.begin()
+        async with run.events(answers=True) as events:
+            call.tools(("functions__work", '{"what":"it"}'))
+            async for event in events:
+                if isinstance(event, Numbered) and isinstance(event.event, ApprovalRequested):
+                    await wait_all_tasks_blocked()
+                    mock_clock.jump(6)
+                    await wait_all_tasks_blocked()
+                    await run.reply(event.event.call_id, "allow")
+                    (await stage.models.call()).end()
+        assert DONE == ["it"] and resolved(run) == [("allow", "client")]
+
+
+async def test_a_disk_that_refuses_a_decision_leaves_the_call_waiting(staged: Staged) -> None:
+    async with staged(tools=[work], permissions=ASK) as stage:
+        run, _, (call_id,) = await asked(stage)
+        for decision in ("allow", "allow_always"):
+            stage.disk.full = True
+            with pytest.raises(PeerError) as caught:
+                await reply(stage, run, call_id, decision)
+            assert caught.value.code == "disk_full"
+            stage.disk.full = False
+            assert resolved(run) == [] and DONE == [] and run.record.status == "waiting_approval"
+        await reply(stage, run, call_id, "deny")  # another decision than those that were not taken
+        (await stage.models.call()).end()
+        await run.wait()
+        assert resolved(run) == [("deny", "client")] and DONE == []
+
+
+async def test_who_was_there_and_left_is_not_there(staged: Staged, mock_clock: MockClock) -> None:
+    async with staged(tools=[work], permissions=ASK, headless_grace=5) as stage:
+        run, call = await stage.begin()
+        bell = Bell()
+        run._feed.attach(bell.ring)
+        call.tools(("functions__work", "{}"))
+        await stage_until_waiting(stage, run)
+        run._feed.detach(bell.ring)
+        (request,) = of(shown(run), ApprovalRequested)
+        await reply(stage, run, request.call_id, "allow")
+        (await stage.models.call()).tools(("functions__work", "{}"))
+        while len(of(shown(run), ApprovalRequested)) < 2:
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()  # and nothing turns in circles
+        mock_clock.jump(6)
+        (await stage.models.call()).end()
+        await run.wait()
+        assert resolved(run) == [("allow", "client"), ("deny", "rule")]

@@ -222,3 +222,17 @@ async def test_in_the_last_turn_that_a_run_may_make_the_message_waits_for_its_en
         call.end()
         assert (await run.wait()).status == "completed"
         assert said(await stage.models.call())[-1] == ("user", "and then")
+
+
+async def test_nothing_is_shown_behind_the_end_when_the_disk_was_too_slow(staged: Staged) -> None:
+    async with staged(cancel_grace=0.1) as stage:
+        session_id, run, _ = await begun(stage)
+        await until(run, lambda found: "turn.started" in kinds(found))
+        stage.disk.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(steer, stage, session_id, "late")
+            await stage.disk.wait_held()
+            await run.stop()
+            assert run.record.status == "interrupted" and kinds(shown(run))[-1] == "run.finished"
+            stage.disk.release()
+        assert kinds(shown(run))[-1] == "run.finished"

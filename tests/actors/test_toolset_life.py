@@ -302,6 +302,25 @@ async def test_an_end_that_hangs_is_bounded(autojump_clock: MockClock, caplog: p
     assert any("could not be closed" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_call_that_does_not_end_does_not_hold_the_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Server):
+        async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1000)
+            return ToolResult(text="at last")
+
+    server = Stubborn()
+    async with alive(server) as ref, trio.open_nursery() as nursery:
+        Waiting(ref, nursery)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        await many(ref)
+        assert trio.current_time() - began <= 2 * LIMITS.toolset_stop_timeout
+    assert any("do not end" in record.getMessage() for record in caplog.records)
+
+
 async def test_a_restart_on_request() -> None:
     server = Server()
     async with alive(server) as ref, trio.open_nursery() as nursery:
