@@ -23,7 +23,8 @@ from actors.admission import Admission
 from actors.registry_ref import RegistryRef, RegistryStatistics, Request
 from actors.run import SHUTDOWN
 from actors.services import Services
-from actors.session import DELETED, SETTLE_DELAY, Session, SessionRef, StartedRun
+from actors.session import DELETED, SETTLE_DELAY, Session
+from actors.session_ref import SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun

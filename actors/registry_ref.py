@@ -8,7 +8,7 @@ import attrs
 
 from actors._actor import Ref
 from actors._feed import RunFeed, SessionFeed
-from actors.session import StartedRun
+from actors.session_ref import StartedRun
 from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
 from engine.runs.approvals import Resolution
 from engine.runs.record import Run as RunRecord

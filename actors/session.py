@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 
-from actors._actor import Actor, Cell, Ref
+from actors._actor import Actor, Cell
 from actors._ask import ActorDied
 from actors._feed import RunFeed, SessionFeed, Snapshot
 from actors.inputs import check_length, user_message
 from actors.queue import Queue
 from actors.run import Run, RunRef
 from actors.services import Services
+from actors.session_ref import BeginNext, Begun, Drop, SessionRef, Start, StartedRun, Update
 from actors.snapshots import final as final_snapshot
 from engine import ids
 from engine.codec import DecodeError
-from engine.commands import SessionChanges, StartRun
+from engine.commands import StartRun
 from engine.errors import CallerError, EngineError, OwnError
 from engine.runs import events
 from engine.runs.approvals import Resolution
@@ -43,42 +44,6 @@ SETTLE_DELAY: Final = 5.0
 DELETED: Final = "deleted"  # the reason of a stop
 
 
-@attrs.frozen(slots=True)
-class StartedRun:
-    """The answer to a started run. `feed` begins at its first event."""
-
-    run: RunRecord
-    message_id: str
-    revision: int
-    feed: RunFeed
-
-
-@attrs.frozen(slots=True)
-class _Start:
-    start: StartRun
-
-
-@attrs.frozen(slots=True)
-class _Update:
-    changes: SessionChanges
-
-
-@attrs.frozen(slots=True)
-class _Begun:
-    pass
-
-
-@attrs.frozen(slots=True)
-class _BeginNext:
-    pass
-
-
-@attrs.frozen(slots=True)
-class _Drop:
-    run_id: str
-    reason: str
-
-
 class Notices(Protocol):
     """What a session tells whoever keeps its runs for watchers: latched, synchronous."""
 
@@ -92,79 +57,6 @@ class Notices(Protocol):
     def run_ended(self, feed: RunFeed, *, more: bool) -> None:
         """A run has its terminal event. `more`: others wait in the session, and `begin_next` is to be called when
         there is a place for one."""
-
-
-class SessionRef(Ref):
-    __slots__ = ()
-
-    async def start_run(self, start: StartRun) -> StartedRun | StoredRun:
-        """Store the message and start its run; for a repeated request what the first one stored, whose run may
-        have ended and left memory. Raises CallerError (session_busy, stale_revision, …). Cancelled: a start that was
-        begun goes on."""
-        started: StartedRun | StoredRun = await self._do(_Start(start))
-        return started
-
-    async def update(self, changes: SessionChanges) -> SessionRecord:
-        record: SessionRecord = await self._do(_Update(changes))
-        return record
-
-    async def begun(self) -> None:
-        """Return when starts that were asked for before are over."""
-        await self._do(_Begun())
-
-    async def begin_next(self) -> None:
-        """Begin the run at the head of the queue, unless a run is active or none waits. Raises PeerError disk_full:
-        then the queue is as before."""
-        await self._do(_BeginNext())
-
-    async def _do(self, message: object) -> Any:
-        # No deadline here: a start may first join an old run, whose tools have their time to end.
-        answer = await self._ask(message, timeout=None)
-        if isinstance(answer, DecodeError):
-            raise answer
-        return answer
-
-    @property
-    def feed(self) -> SessionFeed:
-        """What watchers of the session share. Looking at it is a use of the session."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        actor.use()
-        return actor.feed
-
-    def forget(self, run: RunFeed) -> None:
-        """The run has left memory. No use of the session."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        actor.feed.remove(run)
-
-    @property
-    def active(self) -> RunFeed | None:
-        """The run that is writing now."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        return actor.active
-
-    def idle_for(self, now: float) -> float:
-        """Seconds since the session was last used, at `now` on trio's clock; 0 while it has a run or a watcher."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        return actor.idle_for(now)
-
-    async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:
-        """Decide an approval of the run; see Run.reply. None if the run is not at work."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        return await actor.reply(run_id, call_id, resolution)
-
-    async def cancel_run(self, run_id: str, reason: str) -> None:
-        """Cancel the run, active or waiting, and wait for its end; nothing if it is neither. Raises PeerError
-        disk_full for a waiting run whose end cannot be stored: it goes on waiting."""
-        actor = self._cell.actor
-        assert isinstance(actor, Session)
-        if run_id in actor.queue:
-            await self._do(_Drop(run_id, reason))  # it may begin before this is looked at
-        await actor.cancel_run(run_id, reason)
 
 
 class Session(Actor):
@@ -201,18 +93,18 @@ class Session(Actor):
         self._handling = True
         try:
             match message:
-                case _Start(start):
+                case Start(start):
                     return await self._start(start)
-                case _Update(changes):
+                case Update(changes):
                     record = await self._services.store.update_session(self._id, changes, self._services.now_ms())
                     self._changed.set()
                     return record
-                case _Begun():
+                case Begun():
                     return None
-                case _BeginNext():
+                case BeginNext():
                     await self._begin_next()
                     return None
-                case _Drop(run_id, reason):
+                case Drop(run_id, reason):
                     await self._drop(run_id, reason)
                     return None
         except DecodeError as exc:  # the caller's mistake, not this actor's: SessionRef raises it

@@ -8,7 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors._feed import RunFeed
 from actors.api import RunHandle
-from actors.session import Session, StartedRun
+from actors.session import Session
+from actors.session_ref import StartedRun
 from actors.store import StoreRef
 from engine.commands import StartRun
 from engine.errors import CallerError, PeerError

@@ -14,7 +14,7 @@ from actors._ask import ActorDied
 from actors._feed import RunFeed
 from actors.registry_ref import RegistryRef
 from actors.run import Run
-from actors.session import StartedRun
+from actors.session_ref import StartedRun
 from actors.store import StoreRef
 from engine.codec import DecodeError
 from engine.commands import NewSession, SessionChanges, StartRun

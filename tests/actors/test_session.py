@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actors.run import Run
-from actors.session import SessionRef
+from actors.session_ref import SessionRef
 from engine.codec import DecodeError
 from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, PeerError

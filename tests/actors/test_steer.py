@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.api import RunHandle
-from actors.session import StartedRun
+from actors.session_ref import StartedRun
 from engine.commands import StartRun
 from engine.errors import CallerError, PeerError
 from engine.runs.events import MessageSteered

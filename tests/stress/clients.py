@@ -8,7 +8,7 @@ import pytest
 
 from actors._ask import ActorDied
 from actors.gateway.watches import RunWatch, SessionWatch
-from actors.session import StartedRun
+from actors.session_ref import StartedRun
 from engine.commands import NewSession, StartRun, WhenBusy
 from engine.errors import CallerError, PeerError
 from engine.limits import KIB
