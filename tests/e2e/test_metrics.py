@@ -67,10 +67,12 @@ async def test_the_figures_move_with_the_work(tmp_path: Path) -> None:
             await run(wire, "search this folder for def")
             await wire.request("ping")
             after = await trio.to_thread.run_sync(scrape, process)
-        ended = await trio.to_thread.run_sync(scrape, process)
+        scrapes = 3
+        while (ended := await trio.to_thread.run_sync(scrape, process))["greenroom_connections",]:
+            scrapes += 1  # the client has closed; that the daemon has seen it too, only its figures tell
     assert before["greenroom_ready",] == 1 and before["greenroom_connections",] == 0
     assert before["greenroom_store_commit_duration_seconds_count",] == before["greenroom_store_commits_total",]
-    assert after["greenroom_connections",] == 1 and ended["greenroom_connections",] == 0
+    assert after["greenroom_connections",] == 1
     assert after["greenroom_sessions",] == 2 and after["greenroom_runs", "retained"] == 2
     assert after["greenroom_runs_started_total",] == after["greenroom_runs_ended_total", "completed"] == 2
     assert after["greenroom_runs_evicted_total",] == 0
@@ -89,7 +91,7 @@ async def test_the_figures_move_with_the_work(tmp_path: Path) -> None:
     assert after["greenroom_memory_shed_bytes_total",] == 0
     assert after["process_resident_memory_bytes",] > 10_000_000 and after["process_open_fds",] > 5
     assert after["process_cpu_seconds_total",] > 0
-    assert ended["greenroom_http_requests_total",] == before["greenroom_http_requests_total",] + 3
+    assert ended["greenroom_http_requests_total",] == before["greenroom_http_requests_total",] + scrapes
 
 
 async def test_types_helps_and_formats(tmp_path: Path) -> None:
