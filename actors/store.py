@@ -37,7 +37,18 @@ from engine.errors import EngineError, OwnError
 from engine.limits import MIB, Limits
 from engine.runs.approvals import Resolution
 from engine.runs.record import Run
-from engine.storage import approvals, catalog, database, idempotency, ledger, outputs, reading, starting, waiting
+from engine.storage import (
+    approvals,
+    catalog,
+    database,
+    idempotency,
+    ledger,
+    outputs,
+    reading,
+    starting,
+    waiting,
+    window,
+)
 from engine.storage import blobs as blob_files
 from engine.storage.blobs import Blobs
 from engine.storage.database import Durability
@@ -114,12 +125,12 @@ class StoreRef(Ref):
         )
 
     async def window(self, session_id: str, *, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
-        """What a model gets, its media included; see engine.storage.reading.window. Raises unknown_session."""
+        """What a model gets, its media included; see engine.storage.window. Raises unknown_session."""
         blobs = self._store.blobs.blobs
         most = self._store.limits.window_media_bytes
 
         def work(connection: Connection) -> tuple[Message, ...]:
-            found = reading.window(connection, session_id, max_messages=max_messages, max_bytes=max_bytes)
+            found = window.read(connection, session_id, max_messages=max_messages, max_bytes=max_bytes)
             return with_media(found, blobs, most)
 
         return await self._read(work)

@@ -13,7 +13,7 @@ import pytest
 from engine.codec import DecodeError
 from engine.errors import CallerError, OwnError
 from engine.limits import DEFAULT
-from engine.storage import outputs, reading, texts
+from engine.storage import outputs, reading, texts, window
 from engine.storage.changes import (
     AddMessage,
     AddPart,
@@ -69,7 +69,7 @@ def running(store: Store) -> Store:
 
 
 def whole(store: Store) -> tuple[Message, ...]:
-    return reading.window(store.reader, "ses_1", 100, 10**9)
+    return window.read(store.reader, "ses_1", 100, 10**9)
 
 
 def shown(store: Store, limit: int = 50, cursor: str | None = None) -> list[dict[str, Any]]:
@@ -306,41 +306,41 @@ def turns(store: Store, answers: list[list[int]]) -> None:
             store.apply(AddMessage(info), AddPart(info.id, TextPart(id=f"prt_{number}_{index}", text="x" * size)))
 
 
-def window(store: Store, max_messages: int, max_bytes: int) -> list[str]:
-    found = reading.window(store.reader, "ses_1", max_messages, max_bytes)
+def chosen(store: Store, max_messages: int, max_bytes: int) -> list[str]:
+    found = window.read(store.reader, "ses_1", max_messages, max_bytes)
     return [message.info.id.removeprefix("msg_") for message in found]
 
 
 def test_a_window_has_whole_turns_from_the_tail(store: Store) -> None:
     turns(store, [[10], [10, 10], [10]])
-    assert window(store, 100, 10**6) == ["u0", "a0_0", "u1", "a1_0", "a1_1", "u2", "a2_0"]
-    assert window(store, 5, 10**6) == ["u1", "a1_0", "a1_1", "u2", "a2_0"]
-    assert window(store, 4, 10**6) == ["u2", "a2_0"]
+    assert chosen(store, 100, 10**6) == ["u0", "a0_0", "u1", "a1_0", "a1_1", "u2", "a2_0"]
+    assert chosen(store, 5, 10**6) == ["u1", "a1_0", "a1_1", "u2", "a2_0"]
+    assert chosen(store, 4, 10**6) == ["u2", "a2_0"]
 
 
 def test_a_window_is_bounded_in_bytes(store: Store) -> None:
     turns(store, [[10], [50_000], [10]])
-    assert window(store, 100, 20_000) == ["u2", "a2_0"]
-    assert window(store, 100, 60_000) == ["u0", "a0_0", "u1", "a1_0", "u2", "a2_0"]
+    assert chosen(store, 100, 20_000) == ["u2", "a2_0"]
+    assert chosen(store, 100, 60_000) == ["u0", "a0_0", "u1", "a1_0", "u2", "a2_0"]
 
 
 def test_the_latest_user_message_is_always_there(store: Store) -> None:
     turns(store, [[10], [100, 50_000, 100, 100]])
-    assert window(store, 100, 1) == ["u1"]
-    assert window(store, 1, 10**6) == ["u1"]
-    assert window(store, 3, 10**6) == ["u1", "a1_2", "a1_3"]
-    assert window(store, 100, 10_000) == ["u1", "a1_2", "a1_3"]  # nothing from before the answer that does not fit
+    assert chosen(store, 100, 1) == ["u1"]
+    assert chosen(store, 1, 10**6) == ["u1"]
+    assert chosen(store, 3, 10**6) == ["u1", "a1_2", "a1_3"]
+    assert chosen(store, 100, 10_000) == ["u1", "a1_2", "a1_3"]  # nothing from before the answer that does not fit
 
 
 def test_messages_without_answers_are_turns_too(store: Store) -> None:
     turns(store, [[], [], [10]])
-    assert window(store, 3, 10**6) == ["u1", "u2", "a2_0"]
-    assert window(store, 100, 10**6) == ["u0", "u1", "u2", "a2_0"]
+    assert chosen(store, 3, 10**6) == ["u1", "u2", "a2_0"]
+    assert chosen(store, 100, 10**6) == ["u0", "u1", "u2", "a2_0"]
 
 
 def test_an_empty_session_has_an_empty_window(store: Store) -> None:
     store.session()
-    assert window(store, 10, 10) == []
+    assert chosen(store, 10, 10) == []
 
 
 # ------------------------------------------------------------------ pieces of strings
