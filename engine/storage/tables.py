@@ -160,7 +160,28 @@ _APPROVALS: Final = (
     "ALTER TABLE sessions ADD COLUMN grants BLOB",  # JSON: what people allowed for the rest of the session
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS)
+# Rises with each change of a message's row or of its parts, whoever makes it: what was decoded of it at a revision
+# is right as long as that is its revision (engine.storage.rows). Text that grows counts with its first chunk and when
+# it is folded, not with each chunk: that would write the message's page with every commit of a stream.
+_CHANGED: Final = "UPDATE messages SET revision = revision + 1 WHERE key ="
+_REVISIONS: Final = (
+    "ALTER TABLE messages ADD COLUMN revision INTEGER NOT NULL DEFAULT 1",
+    f"""CREATE TRIGGER message_changed AFTER UPDATE OF body ON messages BEGIN
+        {_CHANGED} NEW.key;
+    END""",
+    f"""CREATE TRIGGER part_added AFTER INSERT ON parts BEGIN
+        {_CHANGED} NEW.message;
+    END""",
+    f"""CREATE TRIGGER part_changed AFTER UPDATE ON parts BEGIN
+        {_CHANGED} NEW.message;
+    END""",
+    f"""CREATE TRIGGER part_grows AFTER INSERT ON chunks
+    WHEN NOT EXISTS (SELECT 1 FROM chunks WHERE part = NEW.part AND offset < NEW.offset) BEGIN
+        {_CHANGED} (SELECT message FROM parts WHERE key = NEW.part);
+    END""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS, _REVISIONS)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:
