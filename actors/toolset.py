@@ -18,6 +18,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._call_time import CallTime
 from actors._log_context import add_log_context
 from actors._spool import ToolsetSpool
 from actors._tally import Tally
@@ -27,7 +28,7 @@ from engine.errors import CallerError, EngineError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.tools.cut import HeadTail, cut_text, utf8
 from engine.tools.explain import explain
-from engine.tools.spec import ToolContext, ToolLine, ToolResult, ToolsetStatus, ToolSpec
+from engine.tools.spec import Offer, ToolContext, ToolLine, ToolResult, ToolsetStatus, ToolSpec
 from engine.transcript.records import Failure
 
 _log = logging.getLogger("greenroom.toolset")
@@ -47,6 +48,14 @@ class KeepsForSessions(Protocol):
         """End it and forget it. Nothing is left when this returns, cancelled or not."""
 
 
+@runtime_checkable
+class Offers(Protocol):
+    """A toolset that has more than tools."""
+
+    @property
+    def offer(self) -> Offer: ...
+
+
 class ToolsetRef(Ref):
     __slots__ = ()
 
@@ -54,7 +63,8 @@ class ToolsetRef(Ref):
         """Run `tool` (its name inside the toolset) on an encoded JSON object; no input is an empty object.
 
         Never fails but with ActorDied; the result is within `limits.tool_result_bytes` and `.tool_result_lines`.
-        It has no deadline of its own beside the call timeout. Cancelled, it returns when the work has ended.
+        It has no deadline of its own beside the call timeout, which the time that a person takes for an answer is no
+        part of. Cancelled, it returns when the work has ended.
         """
         result: ToolResult = await self._ask(_Call(tool, input, context, preview), timeout=None, join=True)
         return result
@@ -206,7 +216,7 @@ class ToolsetActor(Actor):
                 why = f": {life.error}" if life.error else ""
                 return _failed(f"The toolset {self.cell.name} is {life.state}{why}")
             with life.lease(scope):
-                return await self._made(call, name)
+                return await self._made(attrs.evolve(call, context=CallTime(scope).wrap(call.context)), name)
         if trio.current_time() >= scope.deadline:
             return _failed(f"{name} did not finish in {self._call_timeout:g} s and was stopped.")
         if life.broken is not None:
@@ -239,6 +249,7 @@ class ToolsetActor(Actor):
 
     def _status(self) -> ToolsetStatus:
         life = self._life
+        offer = self._toolset.offer if isinstance(self._toolset, Offers) else None
         return ToolsetStatus(
             name=self.cell.name,
             kind=self._toolset.kind,
@@ -247,6 +258,8 @@ class ToolsetActor(Actor):
             leases=life.leases,
             restarts=life.restarts,
             error=None if life.error is None else Failure(code="tool_error", message=life.error),
+            prompts=None if offer is None else offer.prompts,
+            resources=None if offer is None else offer.resources,
         )
 
 

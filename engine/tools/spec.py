@@ -6,10 +6,12 @@ allows only `[A-Za-z0-9_-]{1,64}` it is `toolset__tool` (engine.tools.names).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
 
 import attrs
 
+from engine.codec import Json
 from engine.transcript.records import Failure, FilePart
 
 # stopped     not started, or stopped; it can be started
@@ -32,13 +34,37 @@ class ToolSpec:
 
 
 @attrs.frozen(slots=True, kw_only=True)
+class Question:
+    """What a tool asks of a person in the middle of a call. `schema` is the JSON Schema of the content that it wants,
+    for people to read; `mistakes` gives what is wrong with a content as (path, message), nothing if it fits."""
+
+    message: str
+    schema: Json
+    mistakes: Callable[[Json], Sequence[tuple[str, str]]] = attrs.field(repr=False)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Answer:
+    """Of a person, or of whoever decides in the place of one. `content` is there with `accept`, and fits."""
+
+    action: Literal["accept", "decline", "cancel"]
+    content: Json = None
+
+
+Ask = Callable[[Question], Awaitable[Answer]]
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class ToolContext:
-    """Where a call happens. `cwd` is the session's folder, absolute: built-in tools are confined to it."""
+    """Where a call happens. `cwd` is the session's folder, absolute: built-in tools are confined to it. `ask` asks a
+    person and waits for the answer, however long that takes; cancelled, the question is withdrawn. Absent where nobody
+    can be asked."""
 
     session_id: str
     run_id: str
     call_id: str
     cwd: str
+    ask: Ask | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -99,8 +125,26 @@ class ToolLine:
 
 
 @attrs.frozen(slots=True, kw_only=True)
+class ResourceLine:
+    """A resource of a tool server in a list."""
+
+    uri: str
+    name: str
+    description: str
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Offer:
+    """What a tool server has beside its tools, as it was listed last."""
+
+    prompts: tuple[ToolLine, ...] = ()
+    resources: tuple[ResourceLine, ...] = ()
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class ToolsetStatus:
-    """A toolset as the wire shows it. `leases` are the calls at work; `restarts` counts those since the start."""
+    """A toolset as the wire shows it. `leases` are the calls at work; `restarts` counts those since the start.
+    `prompts` and `resources` are there for a toolset that can have any."""
 
     name: str
     kind: str
@@ -109,3 +153,5 @@ class ToolsetStatus:
     leases: int
     restarts: int
     error: Failure | None = None
+    prompts: tuple[ToolLine, ...] | None = None
+    resources: tuple[ResourceLine, ...] | None = None
