@@ -193,7 +193,7 @@ class _Daemon:
     async def _stats(self, composition: Composition) -> dict[str, Any]:
         """The result of `daemon.stats`, but for what the gateway counts itself."""
         registry = composition.registry.registry_statistics()
-        commits, operations = composition.store.commits()
+        store = composition.store.store_statistics()
         governor: GovernorRef = composition.root.child("governor")
         gateway: GatewayRef = composition.root.child("gateway")
         connections = gateway.gateway_statistics().connections
@@ -202,14 +202,18 @@ class _Daemon:
             "memory": {
                 "resident": resident().total,
                 "state": governor.governor_statistics().level,
-                "owned": await self.owners.owned(registry, composition.store.store_statistics(), connections),
+                "owned": await self.owners.owned(registry, store, connections),
             },
             "counts": {
                 "sessions": registry.sessions,
                 "active_runs": registry.active_runs,
                 "retained_runs": registry.retained_runs,
-                "commits": commits,
-                "stored_changes": operations,
+                "commits": store.commits,
+                "stored_changes": store.writes,
+                "decoded_messages": store.rows.entries,
+                "decoded_messages_found": store.rows.hits,
+                "decoded_messages_read": store.rows.misses,
+                "decoded_messages_dropped": store.rows.evictions,
             },
             "actors": {"daemon": composition.root.tree()},
         }
@@ -251,6 +255,10 @@ class _Daemon:
                 "greenroom_store_waiting_operations": store.waiting,
                 "greenroom_store_unsaved_bytes": store.unsaved,
                 "greenroom_store_commit_duration_seconds": store.commit_seconds,
+                "greenroom_row_cache_entries": store.rows.entries,
+                "greenroom_row_cache_hits_total": store.rows.hits,
+                "greenroom_row_cache_misses_total": store.rows.misses,
+                "greenroom_row_cache_evictions_total": store.rows.evictions,
             }
         return figures
 

@@ -105,6 +105,10 @@ METRICS: Final = (
     _gauge("store_waiting_operations", "Reads and writes that wait for the disk."),
     _gauge("store_unsaved_bytes", "What runs have written and no commit has taken yet."),
     _histogram("store_commit_duration", "Commits, from the begin of the transaction on."),
+    _gauge("row_cache_entries", "Decoded messages that are kept for the next step; their bytes are the owner rows."),
+    _counter("row_cache_hits", "Messages of windows that were decoded before."),
+    _counter("row_cache_misses", "Messages of windows that were read from the store, or looked at."),
+    _counter("row_cache_evictions", "Decoded messages that had to go for others."),
     _gauge("replay_log_bytes", "Events of all runs that are kept for watchers."),
 )  # fmt: skip
 

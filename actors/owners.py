@@ -3,7 +3,7 @@
 Three kinds of figures, and none is the rest that the others leave:
 
 - told by the system or a library: files that are mapped, SQLite, what the C allocator has free
-- counted here as it happens: replay logs, text that waits for the disk
+- counted here as it happens: replay logs, text that waits for the disk, decoded messages
 - a number of things times what one costs: measured on CPython 3.11 as growth of the heap over 200 of each, and held to
   by scripts/bench_runs.py, which compares the sum with what is resident
 
@@ -81,6 +81,7 @@ class Owners:
             "program": self._program,
             "http": HTTP_BYTES if HTTP_CLIENT in sys.modules else 0,
             "sqlite": sqlite_bytes(),
+            "rows": store.rows.bytes,
             "logs": registry.log_bytes,
             "unsaved": store.unsaved,
             "runs": RUN_BYTES * registry.active_runs,

@@ -374,10 +374,11 @@ class Registry(Actor):
 
     async def passivate(self, idle: float) -> None:
         """Unload sessions that nobody has used for so long; they come back when they are."""
-        for session in tuple(self._sessions.values()):
+        for session_id, session in tuple(self._sessions.items()):
             # Looked at one by one: while another was stopped this one may have been used.
             if session.idle_for(trio.current_time()) >= idle:
                 await session.stop("passivated")
+                self._services.store.forget_rows(session_id)
 
     async def _evict(self) -> None:
         while True:

@@ -57,6 +57,7 @@ from engine.storage.reading import FinalMessage
 from engine.storage.starting import StoredRun
 from engine.storage.waiting import BegunRun
 from engine.tools.permissions import Grant, Grants
+from engine.transcript.cache import CacheStatistics, RowCache
 from engine.transcript.records import Message
 from engine.transcript.session import Session
 
@@ -71,7 +72,7 @@ _RECLAIM_PAGES: Final = MIB // 4096
 @attrs.frozen(slots=True, kw_only=True)
 class StoreStatistics:
     """`writes` shared `commits`; `waiting` operations and `unsaved` bytes of `journals` open journals are not
-    durable yet."""
+    durable yet. `rows` are decoded messages."""
 
     writes: int
     commits: int
@@ -79,6 +80,7 @@ class StoreStatistics:
     waiting: int
     journals: int
     unsaved: int
+    rows: CacheStatistics
     commit_seconds: Histogram
 
 
@@ -111,6 +113,11 @@ class StoreRef(Ref):
         unknown_session."""
         await self._write(functools.partial(catalog.delete, session_id=session_id))
         self._store.reclaim()
+        self._store.forget_rows(session_id)
+
+    def forget_rows(self, session_id: str) -> None:
+        """Nobody works in this session: what is decoded of it leaves memory soon."""
+        self._store.forget_rows(session_id)
 
     async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage:
         """The latest change first; see engine.storage.catalog.page."""
@@ -128,9 +135,10 @@ class StoreRef(Ref):
         """What a model gets, its media included; see engine.storage.window. Raises unknown_session."""
         blobs = self._store.blobs.blobs
         most = self._store.limits.window_media_bytes
+        rows = self._store.rows
 
         def work(connection: Connection) -> tuple[Message, ...]:
-            found = window.read(connection, session_id, max_messages=max_messages, max_bytes=max_bytes)
+            found = window.read(connection, session_id, max_messages=max_messages, max_bytes=max_bytes, cache=rows)
             return with_media(found, blobs, most)
 
         return await self._read(work)
@@ -279,9 +287,15 @@ class StoreRef(Ref):
         await self._write(functools.partial(starting.settle_run, run=run, now=self._store.now_ms()))
 
     async def shrink(self) -> None:
-        """Free the page caches of both connections; they fill again with use."""
+        """Free what can be read again: decoded messages, the page caches of both connections. They fill with use."""
+        rows = self._store.rows
+
+        def work(connection: Connection) -> None:
+            rows.clear()
+            database.shrink(connection)
+
+        await self._read(work)
         await self._write(database.shrink)
-        await self._read(database.shrink)
 
     # ------------------------------------------------------------
     def store_statistics(self) -> StoreStatistics:
@@ -294,13 +308,9 @@ class StoreRef(Ref):
             waiting=figures.waiting,
             journals=store.journals.journals,
             unsaved=store.journals.unsaved,
+            rows=store.rows.statistics(),
             commit_seconds=figures.commit_seconds,
         )
-
-    def commits(self) -> tuple[int, int]:
-        """(commits, writes that shared them) since the start."""
-        figures = self._store.disk.statistics()
-        return figures.commits, figures.writes
 
     @property
     def _store(self) -> Store:
@@ -342,8 +352,10 @@ class Store(Actor):
         self._journals: Flusher | None = None
         self._blobs: BlobKeeper | None = None
         self._freed = trio.Event()
+        self._unused: set[str] = set()  # sessions of which nothing decoded is to be kept
         self._stop = trio.Event()
         self._closed = trio.Event()
+        self.rows = RowCache(limits.row_cache_bytes)  # of the thread that reads
         self.limits = limits
         self.now_ms = now_ms
 
@@ -371,6 +383,11 @@ class Store(Actor):
     def reclaim(self) -> None:
         """Space was freed: give it back, in the background."""
         self._freed.set()
+
+    def forget_rows(self, session_id: str) -> None:
+        if self.rows.holds(session_id):
+            self._unused.add(session_id)
+            self._freed.set()
 
     async def on_start(self) -> None:
         assert self.cell.nursery is not None
@@ -416,9 +433,16 @@ class Store(Actor):
             await self._freed.wait()
             self._freed = trio.Event()
             try:
+                if self._unused:
+                    unused, self._unused = self._unused, set()
+                    await disk.read(functools.partial(self._forget, sessions=unused))
                 while await blobs.reap():
                     pass
                 while await disk.write(functools.partial(catalog.reclaim, pages=_RECLAIM_PAGES)):
                     pass
             except EngineError as exc:
                 _log.warning("space of deleted sessions was not given back: %s", exc)
+
+    def _forget(self, _: Connection, sessions: set[str]) -> None:
+        for session_id in sessions:
+            self.rows.forget(session_id)

@@ -58,6 +58,9 @@ class Limits:
 
     # --- transcript and store
     window_messages: int = _bound(200, "count", "messages of the tail that a step reads from the store")
+    row_cache_bytes: int = _bound(
+        16 * MIB, "bytes", "decoded messages of all windows: of some 25 long sessions at work; read again beyond it"
+    )
     passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
     chunk_bytes: int = _bound(4 * KIB, "bytes", "streamed text is committed at the latest when this much waits")
     chunk_delay: float = _seconds(0.25, "streamed text is committed at the latest after this time")
@@ -68,6 +71,8 @@ class Limits:
     media_bytes: int = _bound(10 * MIB, "bytes", "one file of a message or of a tool's result: no service takes more")
     window_media_bytes: int = _bound(16 * MIB, "bytes", "media that one model call shows, the newest; others are named")
     disk_queue: int = _bound(1024, "count", "operations that wait for the writer thread before producers wait")
+    log_soft_bytes: int = _bound(16 * MIB, "bytes", "the store's log file; beyond it a commit waits shortly for readers")
+    log_hard_bytes: int = _bound(48 * MIB, "bytes", "likewise, waiting up to 2 s: 64 MiB is what it may come to")
     seq_block: int = _bound(16_384, "count", "sequence numbers reserved durably at a time: none repeats")
 
     # --- tools
@@ -78,6 +83,7 @@ class Limits:
     spool_bytes: int = _bound(2 * GIB, "bytes", "all outputs of tools on the disk that no transcript refers to yet")
     mcp_line_bytes: int = _bound(MIB, "bytes", "one message of a tool server, its long strings not counted")
     mcp_line_strings: int = _bound(1024, "count", "long strings of one message of a tool server")
+    mcp_answer_bytes: int = _bound(GIB, "bytes", "one answer of a tool server over HTTP: four times what is kept of it")
     mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")
     fetch_bytes: int = _bound(2 * MIB, "bytes", "one page that is fetched; pages of text are far smaller")
     fetch_timeout: float = _seconds(30, "one fetch, with its redirects")

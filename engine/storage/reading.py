@@ -1,8 +1,7 @@
-"""Transcripts, read: pages for clients, the parts of a message, the last message of a run. Inside the caller's
-(reading) transaction.
+"""Transcripts, read: pages for clients, the last message of a run. Inside the caller's (reading) transaction.
 
 Clients are shown the head of a long string, and no more than that is read of it. What a model gets is read by
-engine.storage.window.
+engine.storage.rows.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from engine.wire import objects
 
 # Room for `parts_more` at the end of an object.
 _PARTS_MORE_BYTES: Final = 32
-# Of the two message tables' columns that pages and windows read.
-MESSAGE: Final = "SELECT position, key, id, role, body FROM messages WHERE session = ?"
+_MESSAGE: Final = "SELECT position, key, id, role, body FROM messages WHERE session = ?"
 
 
 # ------------------------------------------------------------------ pages
@@ -41,7 +39,7 @@ def messages(
     session = catalog.key_of(connection, session_id)
     revision = catalog.revision_of(connection, session)
     found = connection.execute(
-        f"{MESSAGE} AND position < ? ORDER BY position DESC LIMIT ?", (session, before, limit + 1)
+        f"{_MESSAGE} AND position < ? ORDER BY position DESC LIMIT ?", (session, before, limit + 1)
     )
     page: list[bytes] = []
     following: str | None = None
@@ -110,21 +108,6 @@ def _shown(connection: Connection, message: int, string_bytes: int) -> Iterator[
         whole = {field: sizes[column] for field, column in fields.items() if sizes[column] is not None}
         part = columns.part(part_id, kind, body, long)
         yield orjson.dumps(objects.part_object(part, string_bytes=string_bytes, sizes=whole))
-
-
-# ------------------------------------------------------------------ whole messages
-def parts(connection: Connection, message: int) -> tuple[Part, ...]:
-    """The message's parts, whole."""
-    found = connection.execute(
-        "SELECT key, id, kind, body, text, input, error FROM parts WHERE message = ? ORDER BY position", (message,)
-    )
-    read: list[Part] = []
-    for key, part_id, kind, body, text, given, error in found:
-        grown = texts.end_of_chunks(connection, key) if kind in ("text", "reasoning") else None
-        if grown is not None:
-            text = texts.read(connection, key, "text", 0, grown)
-        read.append(columns.part(part_id, kind, body, {"text": text, "input": given, "error": error}))
-    return tuple(read)
 
 
 # ------------------------------------------------------------------ the last message of a run

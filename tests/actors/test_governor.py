@@ -190,9 +190,9 @@ def test_the_owners_are_those_that_are_told_and_counted() -> None:
     owners = Owners()
     owners.settle()
     registry = RegistryStatistics(sessions=2, active_runs=3, queued_runs=1, retained_runs=4, log_bytes=1234)
-    store: Any = SimpleNamespace(unsaved=99)
+    store: Any = SimpleNamespace(unsaved=99, rows=SimpleNamespace(bytes=77))
     counted = owners.counted(registry, store, 5)
-    assert (counted["logs"], counted["unsaved"]) == (1234, 99)
+    assert (counted["logs"], counted["unsaved"], counted["rows"]) == (1234, 99, 77)
     assert counted["runs"] == 3 * RUN_BYTES and counted["sessions"] == 2 * SESSION_BYTES
     assert counted["ended_runs"] == 5 * RETAINED_BYTES and counted["connections"] == 5 * CONNECTION_BYTES
     assert 0 < counted["program"] < resident().total
@@ -202,7 +202,7 @@ async def test_all_owners_of_an_idle_process_explain_it() -> None:
     owners = Owners()
     owners.settle()
     registry = RegistryStatistics(sessions=0, active_runs=0, queued_runs=0, retained_runs=0, log_bytes=0)
-    store: Any = SimpleNamespace(unsaved=0)
+    store: Any = SimpleNamespace(unsaved=0, rows=SimpleNamespace(bytes=0))
     owned = await owners.owned(registry, store, 0)
     del owned["http"]  # other tests have imported it: here it is a part of the program
     assert sum(owned.values()) == pytest.approx(resident().total, rel=0.05)

@@ -1,0 +1,145 @@
+"""Decoded messages that are kept for the next step, bounded in bytes: what did not change is not decoded again.
+
+A message is kept at a revision, which the store raises with each change of the message's rows: what is found is as
+it is stored, or is not found. It is frozen all the way down, so that one object serves every caller; free-form JSON in
+it is bytes, of which each caller decodes its own.
+
+A session's entries are those of its last window (`retain`): what slid out of it is read by no step any more, and a
+long run would fill the cache with it. Beyond the bound the entries go that were used longest ago.
+
+Bytes are measured, not guessed: of each object that an entry owns, what the C allocator gives for its size.
+
+Not for several threads: it belongs to the one that reads (actors/_disk.py). Its figures may be taken from others.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from typing import Any, Final
+
+import attrs
+
+from engine.transcript.records import Message
+
+# What keeping costs beside the record: the entry, its key, its places in two tables.
+_ENTRY_BYTES: Final = 400
+# malloc's header, its granularity and its smallest piece.
+_HEADER, _STEP, _SMALLEST = 8, 16, 32
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class CacheStatistics:
+    """`bytes` of memory in `entries` now; the others count since the start. `evictions` are entries that had to go for
+    others, not those that their session has no use for."""
+
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+    evictions: int
+
+
+@attrs.frozen(slots=True)
+class Entry:
+    """`weight` is what the message counts in a window (engine.storage.window)."""
+
+    session: str
+    message: Message
+    weight: int
+    bytes: int
+
+
+class RowCache:
+    """At most `most` bytes. Sessions and messages are known by their ids."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+        self._entries: OrderedDict[tuple[str, int], Entry] = OrderedDict()  # used longest ago first
+        self._of_session: dict[str, set[tuple[str, int]]] = {}
+        self._hits = self._misses = self._evictions = 0
+
+    def get(self, message_id: str, revision: int) -> Entry | None:
+        """The message as of this revision."""
+        key = (message_id, revision)
+        entry = self._entries.get(key)
+        if entry is None:
+            self._misses += 1
+            return None
+        self._hits += 1
+        self._entries.move_to_end(key)
+        return entry
+
+    def put(self, session: str, message_id: str, revision: int, message: Message, weight: int) -> None:
+        """Keep a message that is complete at this revision. One that is larger than the whole cache is not kept."""
+        key = (message_id, revision)
+        size = _ENTRY_BYTES + size_of(message)
+        if size > self._most:
+            return
+        self._drop(key)
+        self._entries[key] = Entry(session, message, weight, size)
+        self._of_session.setdefault(session, set()).add(key)
+        self._bytes += size
+        while self._bytes > self._most:
+            self._drop(next(iter(self._entries)))
+            self._evictions += 1
+
+    def retain(self, session: str, used: set[tuple[str, int]]) -> None:
+        """Of the session keep these (id, revision) only."""
+        for key in self._of_session.get(session, set()) - used:
+            self._drop(key)
+
+    def holds(self, session: str) -> bool:
+        """Whether there is anything of the session; may be asked from any thread."""
+        return session in self._of_session
+
+    def forget(self, session: str) -> None:
+        """Drop what there is of the session: it was deleted, or is no longer in memory."""
+        self.retain(session, set())
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._of_session.clear()
+        self._bytes = 0
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(
+            entries=len(self._entries),
+            bytes=self._bytes,
+            hits=self._hits,
+            misses=self._misses,
+            evictions=self._evictions,
+        )
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._bytes -= entry.bytes
+        keys = self._of_session[entry.session]
+        keys.discard(key)
+        if not keys:
+            del self._of_session[entry.session]
+
+
+def size_of(record: Any) -> int:
+    """Bytes of memory of a record (or a tuple of records) with all that it refers to. Small integers, words that many
+    records share (a kind, a state) and None are counted as if they were its own or not at all: never too little."""
+    size = max(_SMALLEST, (sys.getsizeof(record) + _HEADER + _STEP - 1) // _STEP * _STEP)
+    if isinstance(record, tuple):
+        return size + sum(map(size_of, record))
+    names = _SLOTS.get(type(record))
+    for name in _slots(type(record)) if names is None else names:
+        value = getattr(record, name)
+        if value is not None:
+            size += size_of(value)
+    return size
+
+
+_SLOTS: Final[dict[type[Any], tuple[str, ...]]] = {str: (), bytes: (), int: (), float: (), bool: ()}
+
+
+def _slots(kind: type[Any]) -> tuple[str, ...]:
+    names = _SLOTS[kind] = tuple(field.name for field in attrs.fields(kind)) if attrs.has(kind) else ()
+    return names
