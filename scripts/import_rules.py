@@ -88,16 +88,16 @@ LAZY = {
 # Behind one module each, so that its ways never spread.
 ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
-    "h11": ("actors.gateway", "actors.toolsets.web"),
-    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets.web", "actors.toolsets.mcp_http"),
-    "httpx2": ("actors._http", "actors.toolsets.mcp_http"),
+    "h11": ("actors.gateway", "actors.toolsets.web", "actors.toolsets.mcp_socket"),
+    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets"),
+    "httpx2": ("actors._http",),
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
     "shtab": ("actors.cli.completion",),
     "prometheus_client": ("actors.metrics",),
     "threading": ("actors._disk", "actors.logs"),
     "asyncio": (),
-    "anyio": ("actors.toolsets.mcp_stdio",),  # the official client takes anyio's streams and knows its errors
+    "anyio": ("actors.toolsets",),  # the official client takes anyio's streams and knows its errors
     "mcp": ("actors.toolsets",),
     "mcp_types": ("actors.toolsets",),
 }

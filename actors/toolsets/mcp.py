@@ -178,7 +178,7 @@ class _Link:
         async with contextlib.AsyncExitStack() as stack:
             if self._server.url is not None:
                 streams = await stack.enter_async_context(
-                    open_http(self._server.url, self._inbox, self._headers(), self._limits)
+                    open_http(self._server.url, self._inbox, self._headers(), self._limits, on_lost=self._on_lost)
                 )
             else:
                 self._process = process = await self._guard.spawn(
@@ -213,6 +213,10 @@ class _Link:
     async def _watch(self, process: Process) -> None:
         await process.wait()
         self.broken = await self._why("the server has ended")
+        self._lost.set()
+
+    def _on_lost(self, why: str) -> None:
+        self.broken = why
         self._lost.set()
 
     async def _end(self, process: Process) -> None:

@@ -1,8 +1,8 @@
 """A stream of server-sent events whose data are JSON documents, bounded while it arrives.
 
-What comes out is a stream of such events again, for any reader of them: the long strings of the data are cut out and
-leave as pieces before their event (engine.mcp.scanner), data of several lines become one. Other fields pass as they
-are. Lines end with a line feed, with or without a carriage return before it.
+The long strings of an event's data leave as pieces before it (engine.mcp.scanner), data of several lines are one
+document. Comments, fields that nobody knows and the data of events that are not called `message` are passed over as
+they come, whatever their length. Lines end with a line feed, with or without a carriage return before it.
 """
 
 from __future__ import annotations
@@ -10,82 +10,109 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import orjson
+import attrs
 
 from engine.limits import DEFAULT, KIB, Limits
-from engine.mcp.scanner import Document, Event, Line, Rejected
+from engine.mcp.scanner import Document, Event
 
-# Of fields other than data (names, ids, waits, comments): much more than any is long.
-FIELD_BYTES: Final = 16 * KIB
+# Of a name, an id or a wait: much more than any is long. Ids go back to the server in a header, of which servers take
+# 8 KiB.
+FIELD_BYTES: Final = 4 * KIB
+# More digits than a wait of a century has, in milliseconds.
+_RETRY_DIGITS: Final = 12
 _DATA: Final = b"data:"
+_FIELDS: Final = (b"event:", b"id:", b"retry:")
 
 
 class BrokenEvents(ValueError):
     """The stream cannot be read on: a field is longer than any may be."""
 
 
+@attrs.frozen(slots=True)
+class EventEnd:
+    """The end of an event, after what its data gave: its `id` ("": ids end here; None: it has none) and the seconds to
+    wait before the stream is asked for again, if it says them."""
+
+    id: str | None = None
+    retry: float | None = None
+
+
 class EventScanner:
-    """Feed it the body of a response: it gives Piece, Line and Rejected of the data, and then the bytes of the event
-    that they are of. Rejected data are a JSON string that says why: it is no message, and readers say so."""
+    """Feed it the body of a response: it gives Piece, Line and Rejected of an event's data, then its EventEnd. An event
+    that the stream's end cuts off has none, and pieces that came of it are void."""
 
     def __init__(self, limits: Limits = DEFAULT, nonce: Callable[[], str] | None = None) -> None:
         self._document = Document(limits, nonce)
-        self._fields = bytearray()  # of the open event, data not among them
-        self._begun = bytearray()  # of a line that is not known to be data
-        self._in_data = False  # the line that arrives is data
+        self._begun = bytearray()  # of a line that is not known to be data, nor to be passed over
+        self._known: bytes | None = None  # what the line is that arrives: _DATA, one of _FIELDS, b"" to pass over
         self._after_data = False  # the event has some
-        self._events: list[Event | bytes] = []
+        self._foreign = False  # the event is not called `message`
+        self._id: str | None = None
+        self._retry: float | None = None
 
-    def feed(self, data: bytes) -> list[Event | bytes]:
+    def feed(self, data: bytes) -> list[Event | EventEnd]:
         """Raises BrokenEvents."""
-        self._events = []
+        events: list[Event | EventEnd] = []
         position = 0
         while position < len(data):
             feed = data.find(b"\n", position)
             end = feed if feed >= 0 else len(data)
-            self._part(data[position:end])
+            self._part(data[position:end], events)
             if feed >= 0:
-                self._end_line()
+                self._end_line(events)
             position = end + 1
-        return self._events
+        return events
 
-    def _part(self, data: bytes) -> None:
+    def _part(self, data: bytes, events: list[Event | EventEnd]) -> None:
         """More of a line."""
-        if self._in_data:
-            self._events += self._document.feed(data)
-            return
-        self._begun += data
-        if self._begun.startswith(_DATA):
-            if self._after_data:
-                self._events += self._document.feed(b"\n")
-            self._in_data = self._after_data = True
-            self._events += self._document.feed(bytes(self._begun[len(_DATA) :]))
-            self._begun.clear()
-        elif len(self._begun) + len(self._fields) > FIELD_BYTES:
+        if self._known is None:
+            self._begun += data
+            self._known = _known(self._begun)
+            if self._known == _DATA:
+                data = bytes(self._begun[len(_DATA) :])
+                self._begun.clear()
+                if self._after_data and not self._foreign:
+                    events += self._document.feed(b"\n")
+                self._after_data = True
+            elif self._known == b"":
+                self._begun.clear()
+        elif self._known in _FIELDS:
+            self._begun += data
+        if self._known == _DATA and not self._foreign:
+            events += self._document.feed(data)
+        if len(self._begun) > FIELD_BYTES:
             raise BrokenEvents("a field of an event is too long")
 
-    def _end_line(self) -> None:
-        if self._in_data:
-            self._in_data = False
-            return
-        line = bytes(self._begun).removesuffix(b"\r")
+    def _end_line(self, events: list[Event | EventEnd]) -> None:
+        known, self._known = self._known, None
+        if known in _FIELDS:
+            value = bytes(self._begun).removesuffix(b"\r")[len(known) :].removeprefix(b" ")
+            self._field(known, value)
+        blank = known is None and bytes(self._begun) in (b"", b"\r")
         self._begun.clear()
-        if line:
-            self._fields += line + b"\n"
-            return
-        if self._after_data:
-            self._end_data()
-        self._events.append(bytes(self._fields) + b"\n")
-        self._fields.clear()
-        self._after_data = False
+        if blank:
+            events += self._document.finish()
+            events.append(EventEnd(self._id, self._retry))
+            self._after_data = self._foreign = False
+            self._id = self._retry = None
 
-    def _end_data(self) -> None:
-        text = b""
-        for event in self._document.finish():
-            self._events.append(event)
-            if isinstance(event, Line):
-                # Between the values of a document a line feed is a blank, and in a string there is none.
-                text = event.data.replace(b"\n", b" ").replace(b"\r", b" ")
-            elif isinstance(event, Rejected):
-                text = orjson.dumps(f"the message {event.reason}")
-        self._fields += b"data: " + text + b"\n"
+    def _field(self, name: bytes, value: bytes) -> None:
+        if name == b"event:":
+            self._foreign = value not in (b"", b"message")
+        elif name == b"id:":
+            text = value.decode(errors="replace")
+            # It becomes a header, which takes no other characters.
+            if text.isascii() and (text.isprintable() or not text):
+                self._id = text
+        elif value.isdigit() and len(value) <= _RETRY_DIGITS:
+            self._retry = int(value) / 1000
+
+
+def _known(line: bytearray) -> bytes | None:
+    """What a line is that begins so; None if more of it has to be seen."""
+    for name in (_DATA, *_FIELDS):
+        if line.startswith(name):
+            return name
+    if any(name.startswith(line) for name in (_DATA, *_FIELDS)) or line == b"\r":
+        return None
+    return b""

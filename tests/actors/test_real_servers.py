@@ -87,8 +87,6 @@ async def test_everything_over_pipes(tmp_path: Path) -> None:
         assert not result.is_error and shown
 
 
-# The official client leaves its generators to the collector when a stream is cancelled.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_everything_over_http(tmp_path: Path, unused_port: int) -> None:
     command = node("server-everything", "streamableHttp")
     env = {**child_environment(os.environ), "PORT": str(unused_port)}

@@ -7,19 +7,24 @@ import pytest
 
 from engine.limits import Limits
 from engine.mcp.scanner import Event, Line, Piece, Rejected
-from engine.mcp.sse import FIELD_BYTES, BrokenEvents, EventScanner
+from engine.mcp.sse import FIELD_BYTES, BrokenEvents, EventEnd, EventScanner
 
 SMALL = attrs.evolve(Limits(), tool_memory_bytes=16, mcp_line_bytes=2000)
 LONG = "x" * 17
 
 
-def scan(body: bytes, step: int) -> tuple[bytes, list[Event]]:
-    """(the stream that comes out, the events of its data)."""
+def scan(body: bytes, step: int) -> list[Event | EventEnd]:
+    """What comes out, the pieces of a string as one."""
     scanner = EventScanner(SMALL, lambda: "n0nce")
-    found = [event for begin in range(0, len(body), step) for event in scanner.feed(body[begin : begin + step])]
-    return b"".join(event for event in found if isinstance(event, bytes)), [
-        event for event in found if not isinstance(event, bytes)
-    ]
+    found: list[Event | EventEnd] = []
+    for begin in range(0, len(body), step):
+        for event in scanner.feed(body[begin : begin + step]):
+            last = found[-1] if found else None
+            if isinstance(event, Piece) and isinstance(last, Piece) and event.index == last.index:
+                found[-1] = Piece(event.index, last.data + event.data)
+            else:
+                found.append(event)
+    return found
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 1000])
@@ -31,41 +36,65 @@ def test_events_pass_and_long_strings_are_cut_out(step: int, end: bytes) -> None
         b"id: 7",
         b'data: {"a": "%s"}' % LONG.encode(),
         b"",
-        b"retry: 5",
+        b"retry: 1500",
         b"",
+        b"id: 8",
         b"data:",
+        b"",
+        b"id",
+        b"",
+        b"id:",
     ]
-    body, events = scan(end.join([*lines, b"", b""]), step)
-    assert body == (b': hello\nevent: message\nid: 7\ndata: {"a": "greenroom-cut:n0nce:0"}\n\nretry: 5\n\ndata: \n\n')
-    assert b"".join(event.data for event in events if isinstance(event, Piece)) == LONG.encode()
-    assert [event.cuts.sizes for event in events if isinstance(event, Line)] == [(17,)]
+    found = scan(end.join([*lines, b"", b""]), step)
+    piece, line, *ends = found
+    assert piece == Piece(0, LONG.encode())
+    assert isinstance(line, Line) and line.cuts.sizes == (17,)
+    assert line.data == b'{"a": "greenroom-cut:n0nce:0"}'
+    assert ends == [EventEnd("7"), EventEnd(None, 1.5), EventEnd("8"), EventEnd(), EventEnd("")]
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
 def test_data_of_several_lines_are_one(step: int) -> None:
     value = {"a": [1, LONG], "b": {"c": "short"}}
     pretty = json.dumps(value, indent=2).replace("\n", "\ndata: ")
-    body, events = scan(f"data: {pretty}\nid: 1\n\n".encode(), step)
-    identity, data, *rest = body.decode().split("\n")
-    assert (identity, rest) == ("id: 1", ["", ""])
-    assert json.loads(data.removeprefix("data: ")) == {**value, "a": [1, "greenroom-cut:n0nce:0"]}
-    assert sum(isinstance(event, Line) for event in events) == 1
+    piece, line, end = scan(f"data: {pretty}\nid: 1\n\n".encode(), step)
+    assert piece == Piece(0, LONG.encode())
+    assert isinstance(line, Line)
+    assert json.loads(line.data) == {**value, "a": [1, "greenroom-cut:n0nce:0"]}
+    assert end == EventEnd("1")
 
 
 @pytest.mark.parametrize("step", [1, 1000])
 def test_data_that_is_rejected_says_so_and_the_next_event_comes(step: int) -> None:
-    body, events = scan(b"data: no json at all\n\ndata: [1]\n\n", step)
-    assert body == b'data: "the message is not JSON"\n\ndata: [1]\n\n'
-    assert isinstance(events[0], Rejected)
-    assert events[1] == Line(b"[1]")
+    rejected, end, line, last = scan(b"data: no json at all\n\ndata: [1]\n\n", step)
+    assert isinstance(rejected, Rejected) and rejected.reason == "is not JSON"
+    assert (end, line, last) == (EventEnd(), Line(b"[1]"), EventEnd())
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_what_nobody_knows_is_passed_over(step: int) -> None:
+    body = b": " + b"c" * 10 * FIELD_BYTES + b"\ndat: 1\ndatabase: 2\nx" + b"y" * 10 * FIELD_BYTES + b"\ndata: [2]\n\n"
+    assert scan(body, step) == [Line(b"[2]"), EventEnd()]
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_events_of_other_names_have_no_data(step: int) -> None:
+    body = b"event: ping\ndata: 12:30\ndata: again\nid: 3\n\ndata: [1]\n\n"
+    assert scan(body, step) == [EventEnd("3"), Line(b"[1]"), EventEnd()]
+
+
+@pytest.mark.parametrize("field", [b"id: a\x00b", b"id: \xff", b"id: \xc3\xa9", b"retry: soon", b"retry: " + b"9" * 13])
+def test_fields_that_make_no_sense_are_none(field: bytes) -> None:
+    assert scan(field + b"\ndata: [1]\n\n", 1000) == [Line(b"[1]"), EventEnd()]
 
 
 def test_an_event_that_was_not_ended_is_none() -> None:
-    body, _ = scan(b'data: {"a": 1}\nid: 1\n', 4)
-    assert body == b""
+    assert scan(b'data: {"a": 1}\nid: 1\n', 4) == []
 
 
-def test_other_fields_are_bounded() -> None:
-    for body in (b"id: " + b"1" * FIELD_BYTES, b"id: 12\n" * (FIELD_BYTES // 6)):
-        with pytest.raises(BrokenEvents):
-            scan(body, 1000)
+@pytest.mark.parametrize("name", [b"id: ", b"event: ", b"retry: "])
+def test_other_fields_are_bounded(name: bytes) -> None:
+    good = name + b"1" * (FIELD_BYTES - len(name))
+    assert len(scan(good + b"\n\n", 1000)) == 1
+    with pytest.raises(BrokenEvents):
+        scan(good + b"1", 1000)
