@@ -40,6 +40,15 @@ class SessionChanges:
 
 
 @attrs.frozen(slots=True, kw_only=True)
+class ForkSession:
+    """A copy of a session up to and including a message, absent the whole."""
+
+    session_id: str
+    message_id: str | None = None
+    idempotency_key: str | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class InputFile:
     """A file of a user message: by `path` (inside the session's folder) or inline. Exactly one is given."""
 

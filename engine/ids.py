@@ -6,6 +6,7 @@ Ids are never compared for order or control flow: order is the server's integer 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from typing import Final
@@ -19,7 +20,16 @@ _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 
 def new_id(prefix: str) -> str:
     """A fresh id such as `ses_4c0h…`; unguessable, from the system's entropy."""
-    bits = secrets.randbits(5 * _LENGTH)
+    return _spelled(prefix, secrets.randbits(5 * _LENGTH))
+
+
+def derived(prefix: str, *of: str) -> str:
+    """The id that belongs to these ids: always the same one for the same, and as good as fresh for others."""
+    digest = hashlib.sha256("\0".join(of).encode("utf-8", "surrogatepass")).digest()
+    return _spelled(prefix, int.from_bytes(digest[:16], "big"))
+
+
+def _spelled(prefix: str, bits: int) -> str:
     letters = [_ALPHABET[(bits >> (5 * i)) & 31] for i in range(_LENGTH)]
     return f"{prefix}_{''.join(letters)}"
 

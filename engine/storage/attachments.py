@@ -60,7 +60,7 @@ def find(connection: Connection, handle: str, session_id: str | None = None) -> 
         "SELECT blobs.hash, blobs.size, parts.kind FROM attachments JOIN blobs ON blobs.key = attachments.blob"
         " LEFT JOIN parts ON parts.key = attachments.part LEFT JOIN messages ON messages.key = parts.message"
         " LEFT JOIN sessions ON sessions.key = messages.session"
-        " WHERE attachments.handle = ?1 AND (?2 IS NULL OR sessions.id = ?2)",
+        " WHERE attachments.handle = ?1 AND (?2 IS NULL OR sessions.id = ?2) AND coalesce(sessions.changed, 1) > 0",
         (handle, session_id),
     ).fetchone()
     return None if row is None else Attachment(row[0], row[1], row[2] == "tool")

@@ -1,10 +1,12 @@
-"""Sessions: created, changed, listed, deleted. Each function is one step inside a transaction of its caller.
+"""Sessions: created, changed, listed (deleted: engine.storage.hidden). Each function is one step inside a transaction
+of its caller.
 
 Errors: CallerError unknown_session for an id that no session has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any, Final
 
@@ -15,10 +17,11 @@ from engine.commands import SessionChanges, SessionPage
 from engine.errors import CallerError
 from engine.limits import DEFAULT
 from engine.storage import cursors, idempotency
-from engine.storage.columns import dump
+from engine.storage.columns import dump, load_json
 from engine.storage.idempotency import Claim
 from engine.transcript.records import Usage
 from engine.transcript.session import Session
+from engine.transcript.todo import Todo
 
 # A page of a list ends early at this many stored bytes of what may be long, so that it fits a frame. What grows when
 # it is escaped is cut where frames are made.
@@ -28,14 +31,15 @@ _ROW_BYTES: Final = 512
 
 _COLUMNS: Final = (
     "changed, id, title, model, cwd, parent_id, created_at, updated_at, revision, message_count, input_tokens,"
-    " output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, cost, toolsets, metadata, instructions"
+    " output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, cost, toolsets, metadata, instructions,"
+    " todos"
 )
 _READ: Final = f"{_COLUMNS}, (SELECT count(*) FROM runs WHERE runs.session = sessions.key AND runs.status = 'queued')"
 
 
 def key_of(connection: Connection, session_id: str) -> int:
     """The session's integer key."""
-    row = connection.execute("SELECT key FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    row = connection.execute("SELECT key FROM sessions WHERE id = ? AND changed > 0", (session_id,)).fetchone()
     if row is None:
         raise unknown(session_id)
     return int(row[0])
@@ -52,12 +56,14 @@ def create(connection: Connection, session: Session, claim: Claim | None, now: i
         return get(connection, earlier)
     usage = session.usage
     connection.execute(
-        f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO sessions ({_COLUMNS}, named)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             _next_change(connection), session.id, session.title, session.model, session.cwd, session.parent_id,
             session.created_at, session.updated_at, usage.input_tokens, usage.output_tokens, usage.reasoning_tokens,
             usage.cache_read_tokens, usage.cache_write_tokens, usage.cost, dump(session.toolsets), session.metadata,
             None if session.instructions is None else session.instructions.encode(),
+            dump(session.todos) if session.todos else None, session.title != "",
         ),
     )  # fmt: skip
     idempotency.remember(connection, claim, session.id, now)
@@ -65,7 +71,7 @@ def create(connection: Connection, session: Session, claim: Claim | None, now: i
 
 
 def get(connection: Connection, session_id: str) -> Session:
-    row = connection.execute(f"SELECT {_READ} FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    row = connection.execute(f"SELECT {_READ} FROM sessions WHERE id = ? AND changed > 0", (session_id,)).fetchone()
     if row is None:
         raise unknown(session_id)
     return _session(row)
@@ -77,6 +83,7 @@ def update(connection: Connection, session_id: str, changes: SessionChanges, now
     check_revision(connection, key, changes.expected_revision)
     values = {
         "title": changes.title,
+        "named": None if changes.title is None else changes.title != "",
         "model": changes.model,
         "instructions": None if changes.instructions is None else changes.instructions.encode(),
         "toolsets": None if changes.toolsets is None else dump(changes.toolsets),
@@ -95,17 +102,49 @@ def title_if_none(connection: Connection, key: int, title: str) -> None:
     connection.execute("UPDATE sessions SET title = ? WHERE key = ? AND title = ''", (title, key))
 
 
-def delete(connection: Connection, session_id: str) -> None:
-    """Remove the session with its messages, parts, chunks and runs."""
-    connection.execute("DELETE FROM sessions WHERE key = ?", (key_of(connection, session_id),))
+def name(connection: Connection, session_id: str, title: str, now: int) -> bool:
+    """Give the session a better title than its first message's, which counts as a change; False if a person has given
+    it one, which stays. Raises CallerError unknown_session."""
+    key = key_of(connection, session_id)
+    done = connection.execute("UPDATE sessions SET title = ?, named = 1 WHERE key = ? AND NOT named", (title, key))
+    if not done.rowcount:
+        return False
+    touch(connection, key, now)
+    return True
+
+
+def is_named(connection: Connection, session_id: str) -> bool:
+    """Whether the session's title is more than the beginning of its first message. Raises CallerError
+    unknown_session."""
+    key = key_of(connection, session_id)
+    (named,) = connection.execute("SELECT named FROM sessions WHERE key = ?", (key,)).fetchone()
+    return bool(named)
+
+
+def put_todos(connection: Connection, session_id: str, todos: Sequence[Todo], now: int) -> int:
+    """The session's list of what is to be done; the revision after it. Raises CallerError unknown_session."""
+    key = key_of(connection, session_id)
+    connection.execute("UPDATE sessions SET todos = ? WHERE key = ?", (dump(todos) if todos else None, key))
+    return touch(connection, key, now)
+
+
+def show(connection: Connection, key: int, now: int) -> None:
+    """Make a hidden session (engine.storage.hidden) whose transcript is complete one that everybody sees."""
+    connection.execute(
+        "UPDATE sessions SET changed = ?, updated_at = ?, message_count = (SELECT count(*) FROM messages WHERE session"
+        " = sessions.key) WHERE key = ?",
+        (_next_change(connection), now, key),
+    )
 
 
 def reclaim(connection: Connection, pages: int) -> bool:
     """Give up to `pages` free pages back to the file system; whether some are left."""
-    # The statement frees one page a fetch.
-    connection.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return bool(free)
+    # One by one: a statement without columns is stepped once by the driver, and frees one page with each step.
+    for _ in range(min(free, pages)):
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return 0 < left < free
 
 
 def page(connection: Connection, limit: int, cursor: str | None, query: str | None) -> SessionPage:
@@ -116,15 +155,15 @@ def page(connection: Connection, limit: int, cursor: str | None, query: str | No
     """
     sought = (query or "").casefold()
     found = connection.execute(
-        f"SELECT {_READ} FROM sessions WHERE changed < ?{' AND instr(casefold(title), ?)' if sought else ''}"
-        " ORDER BY changed DESC LIMIT ?",
+        f"SELECT {_READ} FROM sessions WHERE changed > 0 AND changed < ?"
+        f"{' AND instr(casefold(title), ?)' if sought else ''} ORDER BY changed DESC LIMIT ?",
         (cursors.decode("s", cursor), *([sought] if sought else []), limit + 1),
     )
     items: list[Session] = []
     room = _PAGE_BYTES
     last = 0
     for row in found:
-        room -= _ROW_BYTES + len(row[2]) + len(row[4]) + len(row[16]) + len(row[17]) + len(row[18] or b"")
+        room -= _ROW_BYTES + len(row[2]) + len(row[4]) + sum(len(value or b"") for value in row[16:20])
         if len(items) == limit or (items and room < 0):
             return SessionPage(tuple(items), cursors.encode("s", last))
         items.append(_session(row))
@@ -169,7 +208,7 @@ def touch(connection: Connection, key: int, now: int, *, messages: int = 0, usag
 
 def _next_change(connection: Connection) -> int:
     (newest,) = connection.execute("SELECT max(changed) FROM sessions").fetchone()
-    return (newest or 0) + 1
+    return max(newest or 0, 0) + 1
 
 
 def _session(row: tuple[Any, ...]) -> Session:
@@ -194,5 +233,6 @@ def _session(row: tuple[Any, ...]) -> Session:
         toolsets=tuple(orjson.loads(row[16])),
         metadata=row[17],
         instructions=None if row[18] is None else row[18].decode("utf-8", "replace"),
-        queued=row[19],
+        todos=() if row[19] is None else load_json(row[19], tuple[Todo, ...]),
+        queued=row[20],
     )

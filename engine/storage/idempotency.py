@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from engine import codec
-from engine.commands import NewSession, StartRun
+from engine.commands import ForkSession, NewSession, StartRun
 from engine.errors import CallerError
 
 RETENTION_MS: Final = 24 * 3600 * 1000  # of the wire contract
@@ -27,7 +27,7 @@ class Claim:
     digest: bytes
 
 
-def claim(method: str, request: NewSession | StartRun) -> Claim | None:
+def claim(method: str, request: NewSession | StartRun | ForkSession) -> Claim | None:
     """None if the request has no key."""
     if request.idempotency_key is None:
         return None

@@ -24,7 +24,7 @@ _COLUMNS: Final = (
     " CASE WHEN runs.status = 'queued' THEN (SELECT count(*) FROM runs AS ahead WHERE ahead.session = runs.session"
     " AND ahead.status = 'queued' AND ahead.key <= runs.key) END"
 )
-_FROM: Final = "FROM runs JOIN sessions ON sessions.key = runs.session"
+_FROM: Final = "FROM runs JOIN sessions ON sessions.key = runs.session AND sessions.changed > 0"
 
 
 @attrs.frozen(slots=True)

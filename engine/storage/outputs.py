@@ -33,11 +33,17 @@ def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Bl
             raise _unknown(handle)
         return _blob(blobs, found, offset, limit)
     if named.field == "instructions":
-        row = connection.execute("SELECT instructions FROM sessions WHERE id = ?", (named.owner_id,)).fetchone()
+        row = connection.execute(
+            "SELECT instructions FROM sessions WHERE id = ? AND changed > 0", (named.owner_id,)
+        ).fetchone()
         if row is None or row[0] is None:
             raise _unknown(handle)
         return _piece(row[0][offset : offset + max(limit, _CHARACTER_BYTES)], offset, limit, len(row[0]))
-    row = connection.execute("SELECT key, kind, body FROM parts WHERE id = ?", (named.owner_id,)).fetchone()
+    row = connection.execute(
+        "SELECT parts.key, parts.kind, parts.body FROM parts JOIN messages ON messages.key = parts.message"
+        " JOIN sessions ON sessions.key = messages.session WHERE parts.id = ? AND sessions.changed > 0",
+        (named.owner_id,),
+    ).fetchone()
     if row is None:
         raise _unknown(handle)
     key, kind, body = row

@@ -181,7 +181,15 @@ _REVISIONS: Final = (
     END""",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS, _REVISIONS)
+# What a session has beside its transcript. (Its `changed` is below 1 while nobody sees it: engine.storage.hidden.)
+_STATE: Final = (
+    "ALTER TABLE sessions ADD COLUMN named INTEGER NOT NULL DEFAULT 0",  # 1: a person (or program) gave the title
+    "ALTER TABLE sessions ADD COLUMN todos BLOB",  # JSON array of what is to be done
+    # Titles from before this version were all given or made from a message: nobody renames them.
+    "UPDATE sessions SET named = 1 WHERE title != ''",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS, _REVISIONS, _STATE)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:

@@ -111,7 +111,7 @@ def sessions(connection: Connection) -> list[str]:
     """The sessions in which runs wait, in the order of their oldest one."""
     found = connection.execute(
         "SELECT sessions.id FROM (SELECT session, min(key) AS first FROM runs WHERE status = 'queued' GROUP BY session)"
-        " AS waiting JOIN sessions ON sessions.key = waiting.session ORDER BY waiting.first"
+        " AS waiting JOIN sessions ON sessions.key = waiting.session AND sessions.changed > 0 ORDER BY waiting.first"
     )
     return [session_id for (session_id,) in found.fetchall()]
 

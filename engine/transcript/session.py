@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from engine.transcript.records import NO_USAGE, Usage
+from engine.transcript.todo import Todo
 
 TITLE_MAX = 200  # characters; a title is one line of a list
 
@@ -12,7 +13,8 @@ TITLE_MAX = 200  # characters; a title is one line of a list
 @attrs.frozen(slots=True, kw_only=True)
 class Session:
     """Fields as in the wire contract. `revision` grows with every change of the session or its transcript;
-    `metadata` is an encoded JSON object; `active_run_id` is filled in by the session's actor."""
+    `metadata` is an encoded JSON object; `active_run_id` is filled in by the session's actor;
+    `parent_id` is the session that this one is a fork of; `usage` does not count what a fork copied."""
 
     id: str
     title: str
@@ -29,3 +31,4 @@ class Session:
     message_count: int = 0
     usage: Usage = NO_USAGE
     parent_id: str | None = None
+    todos: tuple[Todo, ...] = ()

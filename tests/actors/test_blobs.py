@@ -16,7 +16,7 @@ from actors._disk import open_disk
 from actors._spool import Spools
 from actors.blobs import REAP_MOST, BlobKeeper
 from engine.errors import PeerError
-from engine.storage import applying, blobs, catalog, database
+from engine.storage import applying, blobs, catalog, database, hidden
 from engine.storage.blobs import Blobs
 from engine.storage.changes import AddMessage, AddPart
 from engine.storage.spool import SpoolFile
@@ -43,7 +43,7 @@ class World:
         await self.disk.write(lambda connection: applying.apply(connection, session.id, changes, NOW))
 
     async def delete(self, name: str) -> None:
-        await self.disk.write(lambda connection: catalog.delete(connection, f"ses_{name}"))
+        await self.disk.write(lambda connection: hidden.delete(connection, f"ses_{name}"))
 
     async def reap(self) -> None:
         while await self.keeper.reap():

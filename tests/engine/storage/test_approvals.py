@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import CallerError
 from engine.runs.approvals import Resolution
-from engine.storage import approvals, catalog, starting
+from engine.storage import approvals, hidden, starting
 from engine.storage.changes import AddMessage, AddPart, AskApproval, SettleApproval
 from engine.tools.permissions import Grant
 from engine.transcript.records import AssistantMessage, ToolPart
@@ -52,7 +52,7 @@ def test_grants_are_of_one_session_and_go_with_it(store: Store) -> None:
     assert approvals.add_grant(store.writer, "ses_1", grant).entries == (grant,)
     assert approvals.grants(store.reader, "ses_1").entries == (grant,)
     assert approvals.grants(store.reader, "ses_2").entries == ()
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     with pytest.raises(CallerError):
         approvals.grants(store.reader, "ses_1")
 
@@ -61,5 +61,5 @@ def test_approvals_go_with_their_session(store: Store) -> None:
     store.session()
     store.start("1", "ses_1")
     store.apply(AskApproval("run_1", "call_1"))
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     assert store.count("approvals") == 0

@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import CallerError, PeerError
 from engine.runs.record import Run
-from engine.storage import attachments, blobs, catalog, outputs, waiting, window
+from engine.storage import attachments, blobs, hidden, outputs, waiting, window
 from engine.storage.blobs import Blobs
 from engine.storage.changes import AddMessage, AddPart, PutPart
 from engine.storage.spool import Spool, SpoolFile
@@ -115,12 +115,12 @@ def test_references_are_counted_and_go_with_their_sessions(store: Store) -> None
         store.apply(AddPart(message, call(f"a{name}", one)), session=f"ses_{name}")
     store.apply(AddPart("msg_1", call("b", two)))
     assert attachments.unused(store.reader, 9) == []
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     assert attachments.unused(store.reader, 9) == [two.hash]
     attachments.forget(store.writer, [one.hash, two.hash])  # the first is still referred to
     assert attachments.unknown(store.reader, [one.hash, two.hash]) == [two.hash]
     assert attachments.find(store.reader, "out_2") is None
-    catalog.delete(store.writer, "ses_2")
+    hidden.delete(store.writer, "ses_2")
     assert attachments.unused(store.reader, 9) == [one.hash]
     attachments.forget(store.writer, [one.hash])
     assert store.count("blobs") == store.count("attachments") == 0
@@ -156,7 +156,7 @@ def test_what_a_message_that_waits_refers_to_stays(store: Store) -> None:
     assert attachments.unused(store.reader, 9) == []
     waiting.drop(store.writer, Run(id="run_2", session_id="ses_1", status="cancelled", model="m", created_at=NOW), NOW)
     assert store.count("attachments") == 1
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     assert attachments.unused(store.reader, 9) == [digest(b"x")]
 
 

@@ -8,7 +8,7 @@ import pytest
 from engine.codec import DecodeError
 from engine.commands import InputFile, NewSession, SessionChanges, StartRun
 from engine.errors import CallerError
-from engine.storage import catalog, cursors, idempotency, ledger
+from engine.storage import catalog, cursors, hidden, idempotency, ledger
 from engine.storage.changes import AddMessage, AddPart, AppendText, FinishMessage
 from engine.transcript.records import AssistantMessage, TextPart, Usage
 from tests.engine.storage.conftest import NOW, Store
@@ -36,7 +36,7 @@ def test_an_id_that_no_session_has(store: Store, hostile: str) -> None:
         catalog.get(store.reader, hostile)
     assert len(raised.value.message) < 600
     with refused("unknown_session"):  # type: ignore[attr-defined]
-        catalog.delete(store.writer, hostile)
+        hidden.delete(store.writer, hostile)
 
 
 def test_an_update_changes_what_is_given_and_counts(store: Store) -> None:
@@ -114,7 +114,7 @@ def test_deleting_takes_everything_of_the_session_and_nothing_else(store: Store)
             AppendText(f"prt_a{name}", "x"),
             session=f"ses_{name}",
         )
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     assert [store.count(table) for table in ("sessions", "messages", "parts", "chunks", "runs")] == [1, 2, 2, 1, 1]
     assert ledger.get(store.reader, "run_2").session_id == "ses_2"
     with refused("unknown_run"):  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ def test_space_of_a_deleted_session_is_given_back(store: Store) -> None:
     store.session()
     store.start(text="x" * 3_000_000)
     before = store.writer.execute("PRAGMA page_count").fetchone()[0]
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     slices = 1
     while catalog.reclaim(store.writer, 100):
         slices += 1

@@ -10,7 +10,7 @@ import pytest
 from engine.commands import StartRun
 from engine.errors import CallerError
 from engine.runs.record import Run
-from engine.storage import catalog, idempotency, ledger, starting, tables, waiting, window
+from engine.storage import catalog, hidden, idempotency, ledger, starting, tables, waiting, window
 from engine.storage.changes import PutRun
 from engine.transcript.records import FilePart, Message, TextPart, UserMessage
 from tests.engine.storage.conftest import NOW, Store
@@ -123,7 +123,7 @@ def test_a_repeated_request_gives_the_run_that_waits(store: Store) -> None:
 def test_the_queue_goes_with_its_session(store: Store) -> None:
     store.session()
     enqueue(store, 1)
-    catalog.delete(store.writer, "ses_1")
+    hidden.delete(store.writer, "ses_1")
     assert store.count("queued") == store.count("runs") == 0
     with pytest.raises(CallerError) as raised:
         enqueue(store, 2)
