@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
+from _daemon import Findings
 
 TOOL = Path(__file__).with_name("_stress_tool.py")
 AT_ONCE = 8
@@ -14,6 +16,24 @@ PIDS = 4  # processes of a session
 WITHIN = 5.0  # seconds after SIGKILL
 PATIENCE = 120.0  # seconds for anything that has no bound of its own
 LOOK = 0.005
+SPARE = 4  # descriptors of a daemon that may come and go: of connections and threads' work
+
+
+class Part:
+    """The findings of one part, named after it."""
+
+    def __init__(self, findings: Findings, name: str) -> None:
+        self._findings = findings
+        self._name = name
+
+    def note(self, key: str, value: Any, unit: str, what: str) -> None:
+        self._findings.note(f"{self._name}_{key}", value, unit, f"{self._name}: {what}")
+
+    def hold(self, key: str, value: Any, good: bool, unit: str, what: str) -> None:
+        self._findings.hold(f"{self._name}_{key}", value, good, unit, f"{self._name}: {what}")
+
+    def slowest(self, key: str, seconds: float, what: str) -> None:
+        self.hold(key, round(seconds, 3), seconds < WITHIN, "s", f"{what} < {WITHIN:g} s")
 
 
 def pids_in(record: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""stress_processes --daemon: shell commands of a daemon's runs whose processes do not want to end.
+"""stress_processes: shell commands of a daemon's runs whose processes do not want to end.
 
 Each session runs the tool (scripts/_stress_tool.py), which leaves three processes behind, as the command of a run of
 the demo model. It ends in one of five ways, in turn:
@@ -22,17 +22,27 @@ from pathlib import Path
 
 import trio
 from _daemon import Findings, say
-from _stress_processes import AT_ONCE, PATIENCE, PIDS, TOOL, WITHIN, below, descriptors, left_of, pids_in, until
+from _stress_processes import (
+    AT_ONCE,
+    PATIENCE,
+    PIDS,
+    SPARE,
+    TOOL,
+    WITHIN,
+    Part,
+    below,
+    descriptors,
+    left_of,
+    pids_in,
+    until,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.e2e.wire import DaemonProcess, Wire, connect  # noqa: E402 - found by the line above
+from tests.e2e.wire import DaemonProcess, Wire, connect  # the root is where _daemon has said
 
 CONFIG = '[permissions]\nallow = ["shell"]\n'
 KINDS = ("ends", "stop", "deleted")
-KILLS = 4  # daemons
-SPARE = 4  # descriptors of a daemon that may come and go: of connections and threads' work
+KILLED = 4  # sessions at work under a daemon that is killed, at least
+KILLS = 4  # daemons, at most
 
 
 class Shells:
@@ -95,16 +105,17 @@ class Shells:
 
 async def shells(folder: Path, sessions: int, findings: Findings) -> None:
     """All five ways; `sessions` together."""
-    killed = restarted = max(AT_ONCE, sessions // 5)
-    await _ends(folder, sessions - killed - restarted, restarted, findings)
-    await _kills(folder, killed, findings)
+    part = Part(findings, "shells")
+    killed = restarted = sessions // 4
+    await _ends(folder, sessions - killed - restarted, restarted, part)
+    await _kills(folder, killed, part)
 
 
-async def _ends(folder: Path, sessions: int, restarted: int, findings: Findings) -> None:
+async def _ends(folder: Path, sessions: int, restarted: int, part: Part) -> None:
     say(f"{sessions} commands that end, are stopped and lose their session; {restarted} that lose their toolset")
-    records = folder / "ends"
+    records = folder / "shells-ends"
     records.mkdir()
-    process = DaemonProcess(folder / "ends-data", CONFIG)
+    process = DaemonProcess(folder / "shells-ends-data", CONFIG)
     try:
         with trio.fail_after(PATIENCE + sessions):
             async with connect(process.folder) as wire:
@@ -129,12 +140,11 @@ async def _ends(folder: Path, sessions: int, restarted: int, findings: Findings)
         process.signal(signal.SIGTERM)
         code = process.wait(PATIENCE)
     seen = set(itertools.chain.from_iterable(pids_in(record) for record in records.iterdir()))
-    note, hold = findings.note, findings.hold
+    note, hold = part.note, part.hold
     note("sessions", sessions + restarted, "", "commands that ended, were stopped, lost their session or toolset")
     note("processes_seen", len(seen), "", "processes of their trees")
     hold("left_at_return", one.left[:5], not one.left, "", "processes and zombies left when the end had returned: none")
-    slowest = round(one.slowest, 3)
-    hold("slowest_end_s", slowest, slowest < WITHIN, "s", f"the longest end < {WITHIN:g} s")
+    part.slowest("slowest_end_s", one.slowest, "the longest end")
     hold("daemon_descriptors", after, after <= before + SPARE, "", f"daemon: descriptors, before {before}")
     hold("below_daemon", len(guard), len(guard) == 1, "", "processes below the daemon: its guard")
     remaining = left_of(seen | guard)
@@ -142,19 +152,20 @@ async def _ends(folder: Path, sessions: int, restarted: int, findings: Findings)
     hold("exit_code", code, code == 0, "", "exit code of the daemon: 0")
 
 
-async def _kills(folder: Path, sessions: int, findings: Findings) -> None:
-    say(f"{KILLS} daemons killed under {sessions} commands")
+async def _kills(folder: Path, sessions: int, part: Part) -> None:
+    daemons = min(KILLS, max(1, sessions // KILLED))
+    say(f"{daemons} daemons killed under {sessions} commands")
     wrong: list[str] = []
     slowest, seen = 0.0, 0
-    data = folder / "kills-data"
-    for number in range(KILLS):
-        records = folder / f"kills-{number}"
+    data = folder / "shells-kills-data"
+    for number in range(daemons):
+        records = folder / f"shells-kills-{number}"
         records.mkdir()
         process = DaemonProcess(data, CONFIG)
         try:
             with trio.fail_after(PATIENCE):
                 async with connect(data) as wire:
-                    at_work = min(max(1, sessions // KILLS), 3 * AT_ONCE)
+                    at_work = min(max(1, sessions // daemons), 3 * AT_ONCE)
                     await Shells(process, records).several(wire, "killed", at_work)
                     known = below(process.pid)
                     os.kill(process.pid, signal.SIGKILL)
@@ -170,8 +181,7 @@ async def _kills(folder: Path, sessions: int, findings: Findings) -> None:
         seen += len(known)
         if left := left_of(known):
             wrong.append(f"daemon {number}: {left}")
-    findings.note("killed_daemons", KILLS, "", "daemons killed with SIGKILL, each on the data of the one before")
-    findings.note("killed_processes_seen", seen, "", "processes below them, guards and keepers included")
-    findings.hold("left_after_kill", wrong[:5], not wrong, "", f"processes and zombies left {WITHIN:g} s later: none")
-    slowest = round(slowest, 3)
-    findings.hold("slowest_after_kill_s", slowest, slowest < WITHIN, "s", "the longest until all were gone")
+    part.note("killed_daemons", daemons, "", "daemons killed with SIGKILL, each on the data of the one before")
+    part.note("killed_processes_seen", seen, "", "processes below them, guards and keepers included")
+    part.hold("left_after_kill", wrong[:5], not wrong, "", f"processes and zombies left {WITHIN:g} s later: none")
+    part.slowest("slowest_after_kill_s", slowest, "the longest until all were gone")

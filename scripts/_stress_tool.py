@@ -1,10 +1,14 @@
-"""A tool server that does not want to end, for stress_processes: run by path, `answers` or `silent`, and a file.
+"""A tool server that does not want to end, for stress_processes: run by path, with how it is to be, and a file.
+
+`answers`: it says every line again. `serves`: it is a tool server (MCP) with the tools `echo`, and `wait`, which never
+answers. `silent`: it takes lines and says nothing. A file that ends in `-` gets the pid behind its name.
 
 It makes a child in a session of its own that ignores SIGTERM, a daemon (forked twice, another session, nothing in its
 environment, no descriptor of ours), and a child in its own group that ignores SIGTERM. Each process writes its pid to
-the file before it does anything else. Then it answers lines until its standard input ends; or never.
+the file before it does anything else. Then it is what it was told to be, until its standard input ends.
 """
 
+import json
 import os
 import signal
 import sys
@@ -26,7 +30,25 @@ def fork(record: int, *, session: bool) -> bool:
     return True
 
 
+def served(line: bytes) -> None:
+    request = json.loads(line)
+    match request.get("method"):
+        case "initialize":
+            version = request["params"]["protocolVersion"]
+            server = {"name": "stress", "version": "1"}
+            result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server}
+        case "tools/list":
+            result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("echo", "wait")]}
+        case "tools/call" if request["params"]["name"] == "echo":
+            result = {"content": [{"type": "text", "text": "echo"}]}
+        case _:
+            return
+    os.write(1, json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode() + b"\n")
+
+
 def main(how: str, file: str) -> None:
+    if file.endswith("-"):
+        file += str(os.getpid())
     record = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(record, f"{os.getpid()}\n".encode())
     if fork(record, session=False):
@@ -41,6 +63,8 @@ def main(how: str, file: str) -> None:
     while line := sys.stdin.buffer.readline():
         if how == "answers":
             os.write(1, line)
+        elif how == "serves":
+            served(line)
 
 
 main(*sys.argv[1:])

@@ -1,19 +1,21 @@
 """Processes that do not want to end (class G): tool servers with a grandchild that ignores TERM and left its session.
 
-    python scripts/stress_processes.py [--sessions N] [--daemon] [--json] [--quick]
+    python scripts/stress_processes.py [--sessions N] [--only PART] [--json] [--quick]
 
-Each session starts a server (scripts/_stress_tool.py) under the guard of a host, a process of its own, and ends in
-one of four ways, in turn:
+Three parts, each of so many sessions, whose server or command (scripts/_stress_tool.py) leaves three processes behind:
 
-- close: the server has answered, its input ends, it exits and leaves the rest behind
-- stop: the server has answered, it is stopped with a grace that its grandchildren sit out
-- hung: the server never answers; the start is cancelled at a moment of chance, now and then before the server is there
-- killed: the host gets SIGKILL, at a moment of chance, with several sessions alive or starting
+- servers: tool servers (MCP) of a daemon's sessions, ended by close, stop, a hung handshake, and SIGKILL of the daemon
+  (scripts/_stress_servers.py)
+- shells: shell commands of a daemon's runs that end, are stopped, lose their session or their toolset, or have their
+  daemon killed (scripts/_stress_shells.py)
+- guard: programs of the guard alone in a host, a process of its own. Close: the program's input ends, it exits and
+  leaves the rest behind. Stop: with a grace that its grandchildren sit out. Hung: it never answers; the start is
+  cancelled at a moment of chance, now and then before it is there. Killed: the host gets SIGKILL, at a moment of
+  chance, with several sessions alive or starting
 
-Afterwards nothing of it may be left: after the first three when the call returns, after SIGKILL within 5 s; no zombie,
-no descriptor of host or guard. With --daemon the same tools are shell commands of runs (scripts/_stress_shells.py) that
-end, are stopped, lose their session or their toolset, or have their daemon killed. Exit code 1 if a condition does not
-hold. The last line is one JSON object.
+Afterwards nothing of it may be left, at the latest within 5 s, and of most when the call returns: no process, no
+zombie, no descriptor of daemon, host or guard. Exit code 1 if a condition does not hold. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -34,13 +36,29 @@ from typing import Any
 
 import trio
 from _daemon import Findings, say
-from _stress_processes import AT_ONCE, LOOK, PATIENCE, PIDS, TOOL, WITHIN, below, descriptors, left_of, pids_in, until
+from _stress_processes import (
+    AT_ONCE,
+    LOOK,
+    PATIENCE,
+    PIDS,
+    TOOL,
+    WITHIN,
+    Part,
+    below,
+    descriptors,
+    left_of,
+    pids_in,
+    until,
+)
+from _stress_servers import servers
 from _stress_shells import shells
 
 from actors._guard import Guard, Process, open_guard
 from engine.limits import Limits
 
 SEED = 22
+SESSIONS, QUICK = 500, 16
+PARTS = ("servers", "shells", "guard")
 GRACE = 0.05  # seconds; the tool's children sit out any
 HOST_KINDS = ("close", "stop", "hung")
 
@@ -154,7 +172,7 @@ def role(name: str, folder: Path, sessions: int, seed: int = 0) -> list[str]:
     return [sys.executable, __file__, "--role", name, str(folder), str(sessions), str(seed)]
 
 
-def ends(folder: Path, sessions: int, findings: Findings) -> None:
+def ends(folder: Path, sessions: int, findings: Part) -> None:
     say(f"{sessions} sessions that end by close, stop and a hung handshake")
     done = subprocess.run(role("host", folder, sessions, SEED), stdout=subprocess.PIPE, check=True)
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -163,8 +181,7 @@ def ends(folder: Path, sessions: int, findings: Findings) -> None:
     findings.note("processes_seen", len(pids), "", "processes of their trees")
     hold, left = findings.hold, seen["left"]
     hold("left_at_return", left[:5], not left, "", "processes and zombies left when the end had returned: none")
-    slowest = round(seen["slowest"], 3)
-    hold("slowest_end_s", slowest, slowest < WITHIN, "s", f"the longest end < {WITHIN:g} s")
+    findings.slowest("slowest_end_s", seen["slowest"], "the longest end")
     host_before, guard_before, host_after, guard_after = seen["descriptors"]
     hold("host_descriptors", host_after, host_after <= host_before, "", f"host: descriptors, before {host_before}")
     hold(
@@ -177,7 +194,7 @@ def ends(folder: Path, sessions: int, findings: Findings) -> None:
     hold("left_in_all", len(remaining), not remaining, "", "processes left when the host had ended: none")
 
 
-def kills(folder: Path, sessions: int, findings: Findings) -> None:
+def kills(folder: Path, sessions: int, findings: Part) -> None:
     rounds = math.ceil(sessions / AT_ONCE)
     say(f"{rounds} hosts with {AT_ONCE} sessions each, killed")
     rng = random.Random(SEED)
@@ -208,14 +225,13 @@ def kills(folder: Path, sessions: int, findings: Findings) -> None:
     findings.note("killed_sessions", rounds * AT_ONCE, "", "their sessions")
     findings.note("killed_processes_seen", seen, "", "processes of their trees, guards and keepers included")
     findings.hold("left_after_kill", wrong[:5], not wrong, "", f"processes and zombies left {WITHIN:g} s later: none")
-    slowest = round(slowest, 3)
-    findings.hold("slowest_after_kill_s", slowest, slowest < WITHIN, "s", "the longest until all were gone")
+    findings.slowest("slowest_after_kill_s", slowest, "the longest until all were gone")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, help="of all kinds together; 500, with --quick 64")
-    parser.add_argument("--daemon", action="store_true", help="shell commands of a daemon instead of servers of a host")
+    parser.add_argument("--sessions", type=int, help=f"of each part; {SESSIONS}, with --quick {QUICK}")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument("--quick", action="store_true", help="few sessions")
     parser.add_argument("--role", nargs=4, help=argparse.SUPPRESS)
@@ -227,17 +243,21 @@ def main() -> int:
         else:
             trio.run(hold, Path(folder), int(sessions))
         return 0
-    count = asked.sessions or (64 if asked.quick else 500)
+    count = asked.sessions or (QUICK if asked.quick else SESSIONS)
     findings = Findings("processes", asked.quick)
     with findings.told(), tempfile.TemporaryDirectory(prefix="stress-") as folder:
         own = descriptors(os.getpid())
-        if asked.daemon:
+        parts = PARTS if asked.only is None else (asked.only,)
+        if "servers" in parts:
+            trio.run(servers, Path(folder), count, findings)
+        if "shells" in parts:
             trio.run(shells, Path(folder), count, findings)
-        else:
+        if "guard" in parts:
+            part = Part(findings, "guard")
             (Path(folder) / "ends").mkdir()
             (Path(folder) / "kills").mkdir()
-            ends(Path(folder) / "ends", count - count // 4, findings)
-            kills(Path(folder) / "kills", count // 4, findings)
+            ends(Path(folder) / "ends", count - count // 4, part)
+            kills(Path(folder) / "kills", count // 4, part)
         now = descriptors(os.getpid())
         findings.hold("descriptors", now, now == own, "", f"own descriptors, before {own}")
         findings.note("seed", SEED, "", "seed of what is by chance")
