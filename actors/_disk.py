@@ -29,9 +29,10 @@ import outcome
 import trio
 
 from actors._tally import COMMIT_BOUNDS, Histogram
-from engine.limits import DEFAULT
+from engine.limits import DEFAULT, Limits
 from engine.storage import database
 from engine.storage.database import Durability
+from engine.storage.wal import Wal
 
 T = TypeVar("T")
 Open = Callable[[], Connection]
@@ -167,6 +168,7 @@ class _Worker:
                 break
             self._wake(batch)
             del batch  # results and closures may be large, and the next batch may be long in coming
+            self._after(connection)
         try:
             self._close(connection)
         except Exception:  # noqa: BLE001 - nobody waits for an answer; the next start reads the log
@@ -195,6 +197,9 @@ class _Worker:
 
     def _run(self, connection: Connection, batch: list[_Operation]) -> None:
         raise NotImplementedError
+
+    def _after(self, connection: Connection) -> None:
+        """What is done behind a batch, outside any transaction, while nobody waits for it."""
 
     def _close(self, connection: Connection) -> None:
         connection.close()
@@ -235,6 +240,12 @@ class _Reader(_Worker):
 
 
 class _Writer(_Worker):
+    def __init__(
+        self, name: str, path: Path, open_connection: Open, most: int, failed: trio.Event, limits: Limits
+    ) -> None:
+        super().__init__(name, path, open_connection, most, failed)
+        self.wal = Wal(path, limits)
+
     def _run(self, connection: Connection, batch: list[_Operation]) -> None:
         if not self._together(connection, batch):
             for operation in batch:
@@ -265,6 +276,13 @@ class _Writer(_Worker):
         self.commits += 1
         self.commit_seconds.observe(time.perf_counter() - began)
         return True
+
+    def _after(self, connection: Connection) -> None:
+        try:
+            with database.translated(self._path):
+                self.wal.bound(connection)
+        except Exception as exc:  # noqa: BLE001 - nothing is lost by it, and the next commit tries again
+            _log.warning("the store's log was not shortened: %s", exc)
 
     def _close(self, connection: Connection) -> None:
         with database.translated(self._path):
@@ -298,6 +316,15 @@ class Disk:
         cancellation as with `write`."""
         return await self._reader.run(work)
 
+    async def shorten_log(self) -> bool:
+        """Fold the log into the database, whose file shrinks then by what was freed in it; whether it could be done.
+        False while a reader is in the way: then it is tried again after each commit."""
+        self._writer.wal.shorten_wanted = True
+        # Behind the commit of the first the log is shortened, behind that of the second it has been.
+        await self.write(_nothing)
+        await self.write(_nothing)
+        return not self._writer.wal.shorten_wanted
+
     async def wait_failed(self) -> None:
         """Wait until a thread has ended by a defect, which is in the log. Its operations raised it, later ones are
         refused."""
@@ -318,22 +345,28 @@ class Disk:
         )
 
 
+def _nothing(connection: Connection) -> None:
+    pass
+
+
 async def open_disk(
     path: Path,
     *,
     durability: Durability = "full",
-    most: int = DEFAULT.disk_queue,
+    limits: Limits = DEFAULT,
     open_writer: Open | None = None,
     open_reader: Open | None = None,
 ) -> Disk:
-    """Open (or make) the database at `path`. At most `most` operations of each thread are accepted at a time.
+    """Open (or make) the database at `path`. At most `limits.disk_queue` operations of each thread are accepted at a
+    time.
 
     Raises PeerError disk_full, UnusableStore. Cancelled or failed, nothing stays open.
     """
     failed = trio.Event()
     open_writer = open_writer or (lambda: database.open_writer(path, durability))
     open_reader = open_reader or (lambda: database.open_reader(path))
-    writer = _Writer("writer", path, open_writer, most, failed)
+    most = limits.disk_queue
+    writer = _Writer("writer", path, open_writer, most, failed, limits)
     await writer.start()
     try:
         reader = _Reader("reader", path, open_reader, most, failed)

@@ -67,6 +67,8 @@ _log = logging.getLogger("greenroom.store")
 
 # Free pages of 4 KiB given back in one write: other writes wait for about as long as a large message takes.
 _RECLAIM_PAGES: Final = MIB // 4096
+_SHORTEN_ATTEMPTS: Final = 10  # then it is done behind one of the commits that follow
+_SHORTEN_PAUSE: Final = 0.5
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -398,7 +400,7 @@ class Store(Actor):
         await self._closed.wait()
 
     async def _own(self, *, task_status: trio.TaskStatus[None]) -> None:
-        disk = self._disk = await open_disk(self._path, durability=self._durability, most=self.limits.disk_queue)
+        disk = self._disk = await open_disk(self._path, durability=self._durability, limits=self.limits)
         journals = self._journals = Flusher(disk, self.limits, self.now_ms)
         blobs = self._blobs = BlobKeeper(Blobs(self._folder / blob_files.FOLDER_NAME), disk, self.reclaim, self.limits)
         try:
@@ -429,6 +431,7 @@ class Store(Actor):
             await blobs.sweep()
         except EngineError as exc:
             _log.warning("files that nothing refers to were not all removed: %s", exc)
+        self._freed.set()  # a crash may have come before space was given back
         while True:
             await self._freed.wait()
             self._freed = trio.Event()
@@ -438,10 +441,22 @@ class Store(Actor):
                     await disk.read(functools.partial(self._forget, sessions=unused))
                 while await blobs.reap():
                     pass
-                while await disk.write(functools.partial(catalog.reclaim, pages=_RECLAIM_PAGES)):
-                    pass
+                await _give_back(disk)
             except EngineError as exc:
                 _log.warning("space of deleted sessions was not given back: %s", exc)
+
+
+async def _give_back(disk: Disk) -> None:
+    """The pages that are free go back to the file system, in slices between other writes."""
+    if not await disk.read(catalog.free_pages):
+        return
+    while await disk.write(functools.partial(catalog.reclaim, pages=_RECLAIM_PAGES)):
+        pass
+    # The database's file is cut off when the log is folded into it.
+    for _ in range(_SHORTEN_ATTEMPTS):
+        if await disk.shorten_log():
+            return
+        await trio.sleep(_SHORTEN_PAUSE)  # a reader is in the way; reads take milliseconds
 
     def _forget(self, _: Connection, sessions: set[str]) -> None:
         for session_id in sessions:

@@ -137,14 +137,18 @@ def show(connection: Connection, key: int, now: int) -> None:
     )
 
 
+def free_pages(connection: Connection) -> int:
+    """Pages of the database that nothing uses."""
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
 def reclaim(connection: Connection, pages: int) -> bool:
     """Give up to `pages` free pages back to the file system; whether some are left."""
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    free = free_pages(connection)
     # One by one: a statement without columns is stepped once by the driver, and frees one page with each step.
     for _ in range(min(free, pages)):
         connection.execute("PRAGMA incremental_vacuum(1)")
-    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return 0 < left < free
+    return 0 < free_pages(connection) < free
 
 
 def page(connection: Connection, limit: int, cursor: str | None, query: str | None) -> SessionPage:

@@ -16,6 +16,7 @@ import trio.testing
 from actors._disk import Disk, DiskClosed, open_disk
 from engine.codec import DecodeError
 from engine.errors import CallerError, OwnError, PeerError
+from engine.limits import Limits
 from engine.storage import database
 from engine.storage.faults import UnusableStore
 
@@ -269,7 +270,7 @@ async def test_cancelled_once_begun_an_operation_is_finished_and_its_value_retur
 
 async def test_beyond_the_bound_producers_wait(tmp_path: Path) -> None:
     with trio.fail_after(LIMIT):
-        disk = await open_disk(tmp_path / "g.db", most=3)
+        disk = await open_disk(tmp_path / "g.db", limits=Limits(disk_queue=3))
         await disk.write(lambda connection: connection.execute("CREATE TABLE t (x)"))
         gate = Gate()
         async with trio.open_nursery() as nursery:
