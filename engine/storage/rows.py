@@ -6,9 +6,9 @@ A message whose text still grows is not kept: its revision does not rise with ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from sqlite3 import Connection
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -16,20 +16,20 @@ from engine.storage import catalog, columns, texts
 from engine.transcript.cache import Entry, RowCache
 from engine.transcript.records import Message, MessageInfo, Part, Role, UserMessage
 
-# A part's own weight in a window, beside its strings: ids, numbers and the keys around them.
-_PART_BYTES: Final = 64
-# A file's weight: services count an image as about 1,500 tokens, however many bytes it has.
-_FILE_BYTES: Final = 4500
+S = TypeVar("S")
+
+_SELECT: Final = "SELECT position, key, id, role, revision, body FROM messages WHERE session = ?"
 
 
 @attrs.frozen(slots=True)
-class Row:
-    """A message before its parts are read. `weight` is of its parts in stored bytes, their text not loaded."""
+class Row(Generic[S]):
+    """A message before its parts are read. `sizes` is what the caller's function found out without loading them."""
 
+    position: int
     key: int
     revision: int
     info: MessageInfo
-    weight: int
+    sizes: S
     cached: Entry | None = attrs.field(repr=False)
 
     @property
@@ -37,31 +37,37 @@ class Row:
         return "user" if isinstance(self.info, UserMessage) else "assistant"
 
 
-class Rows:
-    """A session's messages in one transaction; without a cache each is decoded anew. Raises CallerError
-    unknown_session."""
+class Rows(Generic[S]):
+    """A session's messages in one transaction; without a cache each is decoded anew. `sizes` gets the connection, a
+    message's key and its info. Raises CallerError unknown_session."""
 
-    def __init__(self, connection: Connection, session_id: str, cache: RowCache | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        session_id: str,
+        sizes: Callable[[Connection, int, MessageInfo], S],
+        cache: RowCache | None = None,
+    ) -> None:
         self._connection = connection
+        self._sizes = sizes
         self._cache = cache
         self._session_id = session_id
-        self._session = catalog.key_of(connection, session_id)
         self._used: set[tuple[str, int]] = set()
+        self.session = catalog.key_of(connection, session_id)
 
-    def newest_first(self) -> Iterator[Row]:
+    def newest_first(self) -> Iterator[Row[S]]:
         """As many as are taken: the rest is not read."""
-        found = self._connection.execute(
-            "SELECT key, id, role, revision, body FROM messages WHERE session = ? ORDER BY position DESC",
-            (self._session,),
-        )
-        for key, message_id, role, revision, body in found:
-            cached = None if self._cache is None else self._cache.get(message_id, revision)
-            if cached is not None:
-                yield Row(key, revision, cached.message.info, cached.weight, cached)
-            else:
-                yield Row(key, revision, columns.info(message_id, role, body), _weight(self._connection, key), None)
+        for row in self._connection.execute(f"{_SELECT} ORDER BY position DESC", (self.session,)):
+            yield self._row(*row)
 
-    def whole(self, row: Row) -> Message:
+    def user_before(self, position: int) -> Row[S] | None:
+        """The newest message of a user that is older."""
+        row = self._connection.execute(
+            f"{_SELECT} AND position < ? AND role = 'user' ORDER BY position DESC LIMIT 1", (self.session, position)
+        ).fetchone()
+        return None if row is None else self._row(*row)
+
+    def whole(self, row: Row[S]) -> Message:
         """The message with its parts; the same object as before if nothing of it has changed."""
         self._used.add((row.info.id, row.revision))
         if row.cached is not None:
@@ -69,13 +75,21 @@ class Rows:
         found, growing = parts(self._connection, row.key)
         message = Message(row.info, found)
         if self._cache is not None and not growing:
-            self._cache.put(self._session_id, row.info.id, row.revision, message, row.weight)
+            self._cache.put(self._session_id, row.info.id, row.revision, message, row.sizes)
         return message
 
     def close(self) -> None:
         """The window is chosen: of this session nothing else is kept for the next."""
         if self._cache is not None:
             self._cache.retain(self._session_id, self._used)
+
+    def _row(self, position: int, key: int, message_id: str, role: str, revision: int, body: bytes) -> Row[S]:
+        cached = None if self._cache is None else self._cache.get(message_id, revision)
+        if cached is not None:
+            sizes: Any = cached.sizes
+            return Row(position, key, revision, cached.message.info, sizes, cached)
+        info = columns.info(message_id, role, body)
+        return Row(position, key, revision, info, self._sizes(self._connection, key, info), None)
 
 
 def parts(connection: Connection, message: int) -> tuple[tuple[Part, ...], bool]:
@@ -92,17 +106,3 @@ def parts(connection: Connection, message: int) -> tuple[tuple[Part, ...], bool]
             text = texts.read(connection, key, "text", 0, grown)
         read.append(columns.part(part_id, kind, body, {"text": text, "input": given, "error": error}))
     return tuple(read), growing
-
-
-def _weight(connection: Connection, message: int) -> int:
-    (stored,) = connection.execute(
-        f"SELECT sum({_PART_BYTES} + length(body) + CASE kind WHEN 'file' THEN {_FILE_BYTES} ELSE"
-        " coalesce(length(text), 0) END + coalesce(length(input), 0) + coalesce(length(error), 0))"
-        " FROM parts WHERE message = ?",
-        (message,),
-    ).fetchone()
-    (growing,) = connection.execute(
-        "SELECT sum(length(chunks.text)) FROM parts JOIN chunks ON chunks.part = parts.key WHERE parts.message = ?",
-        (message,),
-    ).fetchone()
-    return (stored or 0) + (growing or 0)

@@ -42,11 +42,11 @@ class CacheStatistics:
 
 @attrs.frozen(slots=True)
 class Entry:
-    """`weight` is what the message counts in a window (engine.storage.window)."""
+    """`sizes` is what a window is chosen by, found out before the message was loaded (engine.storage.window)."""
 
     session: str
     message: Message
-    weight: int
+    sizes: object
     bytes: int
 
 
@@ -71,14 +71,14 @@ class RowCache:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, session: str, message_id: str, revision: int, message: Message, weight: int) -> None:
+    def put(self, session: str, message_id: str, revision: int, message: Message, sizes: object) -> None:
         """Keep a message that is complete at this revision. One that is larger than the whole cache is not kept."""
         key = (message_id, revision)
         size = _ENTRY_BYTES + size_of(message)
         if size > self._most:
             return
         self._drop(key)
-        self._entries[key] = Entry(session, message, weight, size)
+        self._entries[key] = Entry(session, message, sizes, size)
         self._of_session.setdefault(session, set()).add(key)
         self._bytes += size
         while self._bytes > self._most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import attrs
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import CallerError
-from engine.storage import applying, columns, database, starting, window
+from engine.storage import applying, columns, database, starting
 from engine.storage.changes import AddMessage, AddPart, AppendText, Change, FinishMessage, FoldText, PutPart
+from engine.storage.rows import Rows
 from engine.transcript.cache import RowCache
 from engine.transcript.records import (
     AssistantMessage,
@@ -41,7 +43,11 @@ def running(store: Store) -> Store:
 
 
 def read(store: Store, cache: RowCache | None, session: str = "ses_1", most: int = 100) -> tuple[Message, ...]:
-    return window.read(store.reader, session, most, 10**9, cache)
+    """The newest messages, oldest first, as a window reads them."""
+    rows = Rows(store.reader, session, lambda connection, key, info: key, cache)
+    found = [rows.whole(row) for row in itertools.islice(rows.newest_first(), most)]
+    rows.close()
+    return tuple(reversed(found))
 
 
 def test_what_did_not_change_is_the_same_object_and_is_not_decoded(
@@ -111,7 +117,7 @@ def test_a_message_whose_text_grows_is_not_kept(running: Store, cache: RowCache)
 def test_a_change_that_was_undone_leaves_nothing_behind(running: Store, cache: RowCache) -> None:
     running.writer.execute("BEGIN")
     running.apply(PutPart(attrs.evolve(CALL, state="running")))
-    own = window.read(running.writer, "ses_1", 100, 10**9)  # within the transaction it is there
+    own = read(attrs.evolve(running, reader=running.writer), None)  # within the transaction it is there
     assert own[1].parts != (CALL,)
     running.writer.execute("ROLLBACK")
     assert read(running, cache)[1].parts == (CALL,)
@@ -211,3 +217,27 @@ def test_adding_a_part_to_a_stored_message_counts(running: Store) -> None:
     applying.add_part(running.writer, key, TextPart(id="prt_x", text="x"))
     (after,) = running.reader.execute("SELECT revision FROM messages WHERE id = 'msg_u1'").fetchone()
     assert after == before + 1
+
+
+def test_what_is_found_out_without_loading_is_found_out_once(running: Store, cache: RowCache) -> None:
+    asked: list[int] = []
+
+    def sizes(_: object, key: int, info: object) -> str:
+        asked.append(key)
+        return f"of {key}"
+
+    for _ in range(3):
+        rows = Rows(running.reader, "ses_1", sizes, cache)
+        found = list(rows.newest_first())
+        assert [row.sizes for row in found] == ["of 2", "of 1"]
+        for row in found:
+            rows.whole(row)
+        rows.close()
+    assert asked == [2, 1]
+
+
+def test_the_user_that_is_answered_is_found_before(running: Store, cache: RowCache) -> None:
+    rows = Rows(running.reader, "ses_1", lambda connection, key, info: key, cache)
+    found = rows.user_before(2)
+    assert found is not None and (found.info.id, found.role, found.position) == ("msg_u1", "user", 1)
+    assert rows.user_before(1) is None

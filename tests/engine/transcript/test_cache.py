@@ -35,7 +35,7 @@ def test_a_message_is_found_at_its_revision_only() -> None:
     cache = RowCache(1 << 20)
     record = put(cache, "s", "m1", 3)
     found = cache.get("m1", 3)
-    assert found is not None and found.message is record and found.weight == 1000
+    assert found is not None and found.message is record and found.sizes == 1000
     assert cache.get("m1", 2) is None and cache.get("m1", 4) is None and cache.get("m2", 3) is None
     figures = cache.statistics()
     assert (figures.entries, figures.hits, figures.misses, figures.evictions) == (1, 1, 3, 0)
