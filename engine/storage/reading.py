@@ -86,24 +86,27 @@ def _encoded(
 
 def _shown(connection: Connection, message: int, string_bytes: int) -> Iterator[bytes]:
     """The message's parts, each encoded with the heads of its strings."""
+    # What is short comes with its row: a statement for each string would take longer than all the rest.
     found = connection.execute(
-        "SELECT key, id, kind, body, length(text), length(input), length(error) FROM parts WHERE message = ?"
-        " ORDER BY position",
-        (message,),
+        "SELECT key, id, kind, body, length(text), length(input), length(error),"
+        " CASE WHEN length(text) <= ?1 THEN text END, input, CASE WHEN length(error) <= ?1 THEN error END"
+        " FROM parts WHERE message = ?2 ORDER BY position",
+        (string_bytes, message),
     )
-    for key, part_id, kind, body, text, given, error in found:
+    for key, part_id, kind, body, text_size, input_size, error_size, text, given, error in found:
         grown = texts.end_of_chunks(connection, key) if kind in ("text", "reasoning") else None
-        sizes = {"text": text if grown is None else grown, "input": given, "error": error}
-        long: dict[str, bytes | None] = {}
-        for column, size in sizes.items():
-            if size is None:
-                long[column] = None
-            elif column == "input":  # cut by its values, not by its head; within limits.tool_input_bytes
-                long[column] = texts.read(connection, key, column, 0, size)
-            elif kind == "file":  # shown whole or not at all: a byte more than the bound says which
-                long[column] = texts.read(connection, key, column, 0, string_bytes + 1)
+        if grown is not None:
+            text, text_size = texts.head(connection, key, "text", string_bytes), grown
+        elif text is None and text_size is not None:
+            if kind == "file":  # shown whole or not at all: a byte more than the bound says which
+                text = texts.read(connection, key, "text", 0, string_bytes + 1)
             else:
-                long[column] = texts.head(connection, key, column, string_bytes)
+                text = texts.head(connection, key, "text", string_bytes)
+        if error is None and error_size is not None:
+            error = texts.head(connection, key, "error", string_bytes)
+        # An input is cut by its values, not by its head; it is within limits.tool_input_bytes.
+        long = {"text": text, "input": given, "error": error}
+        sizes = {"text": text_size, "input": input_size, "error": error_size}
         fields = columns.LONG.get(kind, {})
         whole = {field: sizes[column] for field, column in fields.items() if sizes[column] is not None}
         part = columns.part(part_id, kind, body, long)
