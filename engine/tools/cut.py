@@ -15,6 +15,7 @@ from engine.limits import DEFAULT, KIB, Limits
 MARKER_ROOM: Final = 96
 # Input is taken in pieces of this size, so that a large one is never held a second time in another encoding.
 _PIECE: Final = 8 * KIB
+_PLAIN_PIECE: Final = 64 * KIB  # of what is not encoded anew
 # The tail may outgrow its room by this before it is trimmed: small feeds do not move it every time.
 _SLACK: Final = 4 * KIB
 # A cut moves to a line's end if that costs at most this part of its half.
@@ -53,6 +54,11 @@ class HeadTail:
 
     def feed(self, data: str | bytes) -> None:
         """Take the next piece of the output, of any size."""
+        if isinstance(data, bytes) and data.isascii() and not self._decoder.getstate()[0]:
+            # Most output is plain. It needs no decoding, which costs as much as counting its lines.
+            for begin in range(0, len(data), _PLAIN_PIECE):
+                self._take(data[begin : begin + _PLAIN_PIECE])
+            return
         for begin in range(0, len(data), _PIECE):
             piece = data[begin : begin + _PIECE]
             self._take(utf8(piece if isinstance(piece, str) else self._decoder.decode(piece)))
@@ -92,6 +98,9 @@ class HeadTail:
             self._head += data[:split]
             self._head_full = split < len(data)
             data = data[split:]
+        if len(data) >= self._tail_keep:
+            self._tail[:] = data[-self._tail_keep :]
+            return
         self._tail += data
         if len(self._tail) > self._tail_keep + _SLACK:
             del self._tail[: -self._tail_keep]

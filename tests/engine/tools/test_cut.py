@@ -127,3 +127,20 @@ def test_any_pieces(pieces: list[str], max_bytes: int, max_lines: int) -> None:
             break
     assert whole == head_was + middle + tail and len(middle.encode()) == cut_bytes
     assert cut_lines == middle.count("\n") + (not middle.endswith("\n"))
+
+
+def test_what_a_character_lacks_is_not_passed_over_by_what_follows() -> None:
+    cutter = HeadTail(1000, 100)
+    for piece in (b"a\xc3", b"b\n", "é".encode()[:1], "é".encode()[1:], b"c"):
+        cutter.feed(piece)
+    assert cutter.result() == "a\ufffdb\néc"
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001, 5000, 100_000])
+def test_plain_bytes_are_cut_as_text_is_in_any_pieces(size: int) -> None:
+    text = "".join(f"line {number:04}\n" for number in range(size // 10))
+    for step in (7, 700, 50_000, size):
+        cutter = HeadTail(1000, 100)
+        for begin in range(0, len(text), step):
+            cutter.feed(text[begin : begin + step].encode())
+        assert cutter.result() == cut(text)
