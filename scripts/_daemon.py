@@ -337,13 +337,14 @@ class Daemon(Process, Place):
         limits: Mapping[str, str | int] | None = None,
         settle: float = SETTLE,
         program: Sequence[str] = ("-m", "actors.cli"),  # for the interpreter
+        tables: str = "",  # more of its configuration: TOML of whole tables
     ) -> None:
         self.folder = folder
         config = folder / "greenroom.toml"
         bounds = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (limits or {}).items())
         config.write_text(
             f'listen = "127.0.0.1:0"\ndefault_model = "service"\n'
-            f'[models.service]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "service"\n[limits]\n{bounds}'
+            f'[models.service]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "service"\n[limits]\n{bounds}{tables}'
         )
         data = folder / "data"
         command = [sys.executable, *program, "serve", "--data", str(data), "--config", str(config)]

@@ -26,8 +26,9 @@ class ChatCompletions:
 
     @staticmethod
     def result(body: dict[str, Any]) -> str | None:
-        """The result of a call, if it comes last."""
-        last = body["messages"][-1]
+        """The result of a call, if it comes last, its images behind it or not."""
+        messages = body["messages"]
+        last = messages[-2] if isinstance(messages[-1]["content"], list) else messages[-1]
         return last["content"] if last["role"] == "tool" else None
 
     def framed(self, event: dict[str, Any]) -> bytes:
