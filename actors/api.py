@@ -20,7 +20,7 @@ from actors._feed import Bell, RunFeed
 from actors.composition import Composition, open_composition
 from actors.registry_ref import RegistryRef
 from engine import codec
-from engine.commands import NewSession, StartRun, WhenBusy
+from engine.commands import ForkSession, NewSession, StartRun, WhenBusy
 from engine.config import Config
 from engine.runs import events
 from engine.runs.approvals import Resolution
@@ -164,6 +164,12 @@ class SessionHandle:
     async def delete(self) -> None:
         """Stop its run and remove everything that is stored of it."""
         await self._registry.delete_session(self.id)
+
+    async def fork(self, message_id: str | None = None) -> SessionHandle:
+        """A new session with a copy of the transcript up to and including the message, or of all of it. Raises
+        CallerError unknown_message."""
+        asked = ForkSession(session_id=self.id, message_id=message_id)
+        return SessionHandle(self._registry, await self._registry.fork_session(asked))
 
 
 class Engine:

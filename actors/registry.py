@@ -20,6 +20,7 @@ from actors._actor import Actor, Cell
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.admission import Admission
+from actors.creating import Defaults, new_session
 from actors.registry_ref import RegistryRef, RegistryStatistics, Request
 from actors.run import SHUTDOWN
 from actors.services import Services
@@ -27,7 +28,16 @@ from actors.session import DELETED, SETTLE_DELAY, Session
 from actors.session_ref import SessionRef, StartedRun
 from actors.snapshots import final as final_snapshot
 from engine import ids
-from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
+from engine.commands import (
+    ForkSession,
+    MessagesPage,
+    NewSession,
+    OutputPiece,
+    RunPage,
+    SessionChanges,
+    SessionPage,
+    StartRun,
+)
 from engine.errors import CallerError, EngineError
 from engine.runs import approvals
 from engine.runs.approvals import Resolution
@@ -36,22 +46,12 @@ from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.runs.retention import Retention
 from engine.storage.starting import StoredRun
-from engine.tools import paths
 from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
 
 # Looks for idle sessions in the time that makes one idle: it leaves memory at most a quarter late.
 PASSIVATE_LOOKS: Final = 4
-
-
-@attrs.frozen(slots=True)
-class Defaults:
-    """What a new session gets where the request is silent."""
-
-    model: str
-    toolsets: tuple[str, ...]
-    cwd: str
 
 
 class Registry(Actor):
@@ -114,26 +114,12 @@ class Registry(Actor):
     # ------------------------------------------------------------ sessions
     async def create_session(self, new: NewSession) -> SessionRecord:
         self._admission.refuse_draining()
-        model = new.model or self._defaults.model
-        if not self._services.models.has(model):
-            raise CallerError("unknown_model", f"no model is named {model!r}")
-        toolsets = self._defaults.toolsets if new.toolsets is None else new.toolsets
-        self._services.toolbox.check(toolsets)
-        if new.cwd is not None:
-            await self._services.toolbox.in_thread(paths.check_folder, new.cwd)
-        now = self._services.now_ms()
-        record = SessionRecord(
-            id=ids.session_id(),
-            title=new.title or "",
-            model=model,
-            instructions=new.instructions,
-            cwd=new.cwd or self._defaults.cwd,
-            toolsets=toolsets,
-            metadata=new.metadata or b"{}",
-            created_at=now,
-            updated_at=now,
-        )
-        return await self._services.store.create_session(record, new, now)
+        record = await new_session(new, self._defaults, self._services)
+        return await self._services.store.create_session(record, new, record.created_at)
+
+    async def fork_session(self, asked: ForkSession) -> SessionRecord:
+        self._admission.refuse_draining()
+        return await self._services.store.fork_session(asked, ids.session_id(), self._services.now_ms())
 
     async def list_sessions(self, limit: int, cursor: str | None, query: str | None) -> SessionPage:
         page = await self._services.store.list_sessions(limit, cursor, query)

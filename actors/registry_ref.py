@@ -9,7 +9,16 @@ import attrs
 from actors._actor import Ref
 from actors._feed import RunFeed, SessionFeed
 from actors.session_ref import StartedRun
-from engine.commands import MessagesPage, NewSession, OutputPiece, RunPage, SessionChanges, SessionPage, StartRun
+from engine.commands import (
+    ForkSession,
+    MessagesPage,
+    NewSession,
+    OutputPiece,
+    RunPage,
+    SessionChanges,
+    SessionPage,
+    StartRun,
+)
 from engine.runs.approvals import Resolution
 from engine.runs.record import Run as RunRecord
 from engine.transcript.session import Session as SessionRecord
@@ -47,6 +56,10 @@ class RegistryRef(Ref):
 
     async def create_session(self, new: NewSession) -> SessionRecord:
         return await self._do("create_session", new)  # type: ignore[no-any-return]
+
+    async def fork_session(self, asked: ForkSession) -> SessionRecord:
+        """A new session with a copy of the transcript up to a message. It goes on if the caller does not wait."""
+        return await self._do("fork_session", asked)  # type: ignore[no-any-return]
 
     async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage:
         return await self._do("list_sessions", limit, cursor, query)  # type: ignore[no-any-return]

@@ -7,9 +7,10 @@ actor, after the runs that are settling have settled.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Final, TypeVar
@@ -24,7 +25,9 @@ from actors._disk import Disk, DiskClosed, open_disk
 from actors._tally import Histogram
 from actors.blobs import BlobKeeper, Pins
 from actors.journal import Flusher, RunJournal
+from actors.paged import Paged
 from engine.commands import (
+    ForkSession,
     MessagesPage,
     NewSession,
     OutputPiece,
@@ -60,6 +63,7 @@ from engine.tools.permissions import Grant, Grants
 from engine.transcript.cache import CacheStatistics, RowCache
 from engine.transcript.records import Message
 from engine.transcript.session import Session
+from engine.transcript.todo import Todo
 
 T = TypeVar("T")
 
@@ -113,9 +117,30 @@ class StoreRef(Ref):
     async def delete_session(self, session_id: str) -> None:
         """Remove the session with all that is stored of it; its space is given back in the background. Raises
         unknown_session."""
-        await self._write(functools.partial(catalog.delete, session_id=session_id))
+        with self._closing():
+            await self._store.paged.delete(session_id)
         self._store.reclaim()
         self._store.forget_rows(session_id)
+
+    async def fork_session(self, asked: ForkSession, session_id: str, now: int) -> Session:
+        """Store `session_id`, a copy of a session up to a message; with a known idempotency key, the copy that it made
+        first. Raises unknown_session, unknown_message, idempotency_conflict."""
+        with self._closing():
+            return await self._store.paged.fork(asked, session_id, now)
+
+    async def name_session(self, session_id: str, title: str) -> bool:
+        """Give the session a title unless a person has; see engine.storage.catalog.name. Raises unknown_session."""
+        now = self._store.now_ms()
+        return await self._write(functools.partial(catalog.name, session_id=session_id, title=title, now=now))
+
+    async def is_named(self, session_id: str) -> bool:
+        """Whether a person (or a model) gave the session's title. Raises unknown_session."""
+        return await self._read(functools.partial(catalog.is_named, session_id=session_id))
+
+    async def put_todos(self, session_id: str, todos: tuple[Todo, ...]) -> int:
+        """Replace the session's list of what is to be done; the revision after it. Raises unknown_session."""
+        now = self._store.now_ms()
+        return await self._write(functools.partial(catalog.put_todos, session_id=session_id, todos=todos, now=now))
 
     def forget_rows(self, session_id: str) -> None:
         """Nobody works in this session: what is decoded of it leaves memory soon."""
@@ -321,14 +346,17 @@ class StoreRef(Ref):
         return actor
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
-        try:
+        with self._closing():
             return await self._store.disk.write(work)
-        except DiskClosed as exc:
-            raise ActorDied(str(exc)) from None
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
-        try:
+        with self._closing():
             return await self._store.disk.read(work)
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        try:
+            yield
         except DiskClosed as exc:
             raise ActorDied(str(exc)) from None
 
@@ -353,6 +381,7 @@ class Store(Actor):
         self._disk: Disk | None = None
         self._journals: Flusher | None = None
         self._blobs: BlobKeeper | None = None
+        self._paged: Paged | None = None
         self._freed = trio.Event()
         self._unused: set[str] = set()  # sessions of which nothing decoded is to be kept
         self._stop = trio.Event()
@@ -382,6 +411,12 @@ class Store(Actor):
             raise ActorDied("the store has ended")
         return self._blobs
 
+    @property
+    def paged(self) -> Paged:
+        if self._paged is None:
+            raise ActorDied("the store has ended")
+        return self._paged
+
     def reclaim(self) -> None:
         """Space was freed: give it back, in the background."""
         self._freed.set()
@@ -403,10 +438,12 @@ class Store(Actor):
         disk = self._disk = await open_disk(self._path, durability=self._durability, limits=self.limits)
         journals = self._journals = Flusher(disk, self.limits, self.now_ms)
         blobs = self._blobs = BlobKeeper(Blobs(self._folder / blob_files.FOLDER_NAME), disk, self.reclaim, self.limits)
+        paged = self._paged = Paged(disk, self.reclaim)
         try:
+            await paged.open()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(journals.run)
-                nursery.start_soon(self._reclaim, disk, blobs)
+                nursery.start_soon(self._reclaim, disk, blobs, paged)
                 nursery.start_soon(self._watch, disk)
                 task_status.started()
                 await self._stop.wait()
@@ -418,7 +455,7 @@ class Store(Actor):
             with trio.move_on_after(self.limits.cancel_grace, shield=True):
                 await journals.flush()  # what a run that was lost has left
             journals.close()
-            self._disk = self._journals = self._blobs = None
+            self._disk = self._journals = self._blobs = self._paged = None
             await disk.aclose()
             self._closed.set()
 
@@ -426,7 +463,7 @@ class Store(Actor):
         await disk.wait_failed()
         raise OwnError("internal", "a thread of the store ended by a defect")
 
-    async def _reclaim(self, disk: Disk, blobs: BlobKeeper) -> None:
+    async def _reclaim(self, disk: Disk, blobs: BlobKeeper, paged: Paged) -> None:
         try:
             await blobs.sweep()
         except EngineError as exc:
@@ -439,11 +476,16 @@ class Store(Actor):
                 if self._unused:
                     unused, self._unused = self._unused, set()
                     await disk.read(functools.partial(self._forget, sessions=unused))
+                await paged.remove_left()
                 while await blobs.reap():
                     pass
                 await _give_back(disk)
             except EngineError as exc:
                 _log.warning("space of deleted sessions was not given back: %s", exc)
+
+    def _forget(self, _: Connection, sessions: set[str]) -> None:
+        for session_id in sessions:
+            self.rows.forget(session_id)
 
 
 async def _give_back(disk: Disk) -> None:
@@ -457,7 +499,3 @@ async def _give_back(disk: Disk) -> None:
         if await disk.shorten_log():
             return
         await trio.sleep(_SHORTEN_PAUSE)  # a reader is in the way; reads take milliseconds
-
-    def _forget(self, _: Connection, sessions: set[str]) -> None:
-        for session_id in sessions:
-            self.rows.forget(session_id)

@@ -20,6 +20,7 @@ from actors.metrics import Figures
 from engine import codec
 from engine.codec import Json
 from engine.commands import (
+    ForkSession,
     MessagesPage,
     NewSession,
     OutputPiece,
@@ -67,6 +68,7 @@ class Registry(Protocol):
     """What the handlers ask of the registry; its Ref has these methods."""
 
     async def create_session(self, new: NewSession) -> Session: ...
+    async def fork_session(self, asked: ForkSession) -> Session: ...
     async def list_sessions(self, limit: int, cursor: str | None = None, query: str | None = None) -> SessionPage: ...
     async def get_session(self, session_id: str) -> Session: ...
     async def update_session(self, session_id: str, changes: SessionChanges) -> Session: ...
@@ -150,6 +152,10 @@ def initialize(services: Services, params: methods.Initialize) -> Json:
 # ------------------------------------------------------------------ sessions
 async def _session_create(client: Client, params: methods.SessionCreate) -> Json:
     return _session(await client.services.registry.create_session(params.command()))
+
+
+async def _session_fork(client: Client, params: methods.SessionFork) -> Json:
+    return _session(await client.services.registry.fork_session(params.command()))
 
 
 async def _session_list(client: Client, params: methods.SessionList) -> Json:
@@ -269,6 +275,7 @@ HANDLERS: Final = MappingProxyType[str, Handler](
     {
         "session.create": _session_create,
         "session.list": _session_list,
+        "session.fork": _session_fork,
         "session.get": _session_get,
         "session.update": _session_update,
         "session.delete": _session_delete,

@@ -1,8 +1,9 @@
 """A fork: a new session with a copy of another one's transcript, up to a message.
 
 `begin` decides what is copied and stores the new session, hidden (engine.storage.hidden); `copy` is called until
-nothing is left to copy; `publish` makes it a session like any other. Each is a step inside a transaction of its
-caller: the fork is there whole or not at all, and what a crash left is purged at the next start.
+nothing is left to copy; `publish` makes it a session like any other; `make` is all of it, of a short session. Each is
+a step inside a transaction of its caller: the fork is there whole or not at all, and what a crash left is purged at
+the next start.
 
 What is copied does not change any more: messages are only added at a transcript's end, and one that is still being
 written is left out with all behind it. Copies have ids of their own, made from the new session's and the old one's:
@@ -42,7 +43,15 @@ class Fork:
     through: int
 
 
-def begin(connection: Connection, fork: ForkSession, session_id: str, claim: Claim | None, now: int) -> Fork | Session:
+def make(connection: Connection, asked: ForkSession, session_id: str, claim: Claim | None, now: int) -> Fork | Session:
+    """Begin; a short one is complete when this returns, of a long one the first page is copied. Raises as `begin`."""
+    begun = begin(connection, asked, session_id, claim, now)
+    if isinstance(begun, Session) or copy(connection, begun):
+        return begun
+    return publish(connection, begun, claim, now)
+
+
+def begin(connection: Connection, asked: ForkSession, session_id: str, claim: Claim | None, now: int) -> Fork | Session:
     """Store the hidden session `session_id`; for a repeated claim the session that it made first, as it is now.
 
     Raises CallerError unknown_session, unknown_message, idempotency_conflict (unknown_session too if that first one
@@ -51,8 +60,8 @@ def begin(connection: Connection, fork: ForkSession, session_id: str, claim: Cla
     earlier = idempotency.result(connection, claim, now)
     if earlier is not None:
         return catalog.get(connection, earlier)
-    source = catalog.key_of(connection, fork.session_id)
-    through = _through(connection, source, fork.message_id)
+    source = catalog.key_of(connection, asked.session_id)
+    through = _through(connection, source, asked.message_id)
     key = connection.execute(
         f"INSERT INTO sessions (id, changed, parent_id, created_at, updated_at, revision, message_count, input_tokens,"
         f" output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, {_KEPT})"

@@ -13,7 +13,7 @@ import attrs
 
 from engine import codec
 from engine.codec import DecodeError, Json
-from engine.commands import InputFile, NewSession, SessionChanges, StartRun, WhenBusy
+from engine.commands import ForkSession, InputFile, NewSession, SessionChanges, StartRun, WhenBusy
 from engine.runs.events import Decision
 from engine.wire import bounds
 from engine.wire.bounds import (
@@ -145,6 +145,9 @@ class SessionFork(Params):
     message_id: Id | None = None
     idempotency_key: Key | None = None
 
+    def command(self) -> ForkSession:
+        return ForkSession(session_id=self.session_id, message_id=self.message_id, idempotency_key=self.idempotency_key)
+
 
 @attrs.frozen(slots=True, kw_only=True)
 class SessionCompact(Params):
@@ -267,7 +270,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "session.update": Method(SessionUpdate, ("session",)),
         "session.delete": Method(SessionDelete, ()),
         "session.messages": Method(SessionMessages, ("messages", "next_cursor?", "revision")),
-        "session.fork": Method(SessionFork, ("session",), served=False),
+        "session.fork": Method(SessionFork, ("session",)),
         "session.compact": Method(SessionCompact, ("run",), served=False),
         "session.watch": Method(SessionWatch, ("watch_id", "runs")),
         "run.start": Method(RunStart, ("run", "message_id", "revision", "watch_id?")),

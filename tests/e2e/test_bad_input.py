@@ -85,7 +85,6 @@ FRAMES: Final[dict[str, tuple[str, int, Any]]] = {
     "a method with a blank": (request(method="ping "), -32601, 7),
     "a method with a NUL": (request(method="ping\0"), -32601, 7),
     "a method of Python": (request(method="__class__"), -32601, 7),
-    "session.fork, which comes later": (request(method="session.fork", params={"session_id": "ses_1"}), -32601, 7),
     "session.compact, which comes later": (request(method="session.compact"), -32601, 7),
     "params of an array": (request(params=[1]), -32602, 7),
     "a field for a method without any": (request(params={"a": 1}), -32602, 7),

@@ -16,6 +16,7 @@ from actors._feed import RunFeed, SessionFeed
 from actors.gateway import Gateway, GatewayRef, Services
 from engine.codec import Json
 from engine.commands import (
+    ForkSession,
     MessagesPage,
     NewSession,
     OutputPiece,
@@ -157,6 +158,11 @@ class FakeRegistry:
     async def get_session(self, session_id: str) -> Session:
         await self._begin("get_session", session_id)
         return self._session(session_id).session
+
+    async def fork_session(self, asked: ForkSession) -> Session:
+        await self._begin("fork_session", asked)
+        source = self._session(asked.session_id).session
+        return attrs.evolve(source, id="ses_fork", parent_id=source.id)
 
     async def update_session(self, session_id: str, changes: SessionChanges) -> Session:
         await self._begin("update_session", changes)

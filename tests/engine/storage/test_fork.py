@@ -72,9 +72,11 @@ def texts(store: Store, session: str) -> list[str]:
 
 def long(store: Store, count: int) -> None:
     store.session()
+    store.writer.execute("BEGIN")
     for number in range(count):
         store.start(str(number), text=f"question {number}")
         answer(store, str(number), TextPart(id=f"prt_a{number}", text=f"answer {number}"), run=str(number))
+    store.writer.execute("COMMIT")
 
 
 def test_a_fork_has_everything_up_to_the_message_and_its_own_life(store: Store) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import attrs
 import pytest
 
-from engine.commands import InputFile, NewSession, SessionChanges, StartRun
+from engine.commands import ForkSession, InputFile, NewSession, SessionChanges, StartRun
 from engine.wire import methods
 from engine.wire.methods import METHODS, InvalidParams, UnknownMethod, decode
 
-LATER = {"session.fork", "session.compact"}
+LATER = {"session.compact"}
 
 
 def mistakes(method: str, params: Any) -> dict[str, str]:
@@ -210,6 +210,9 @@ def test_sessions_as_commands() -> None:
     assert new.command() == NewSession(
         title="t", model="m", instructions="i", cwd="/w", toolsets=("files",), metadata=b'{"a":1}', idempotency_key="k"
     )
+    forked = decode("session.fork", {"session_id": "s", "message_id": "m", "idempotency_key": "k"})
+    assert isinstance(forked, methods.SessionFork)
+    assert forked.command() == ForkSession(session_id="s", message_id="m", idempotency_key="k")
     changed = decode("session.update", {**fields, "session_id": "s", "metadata": {}, "expected_revision": 2})
     assert isinstance(changed, methods.SessionUpdate)
     assert changed.command() == SessionChanges(
