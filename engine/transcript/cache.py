@@ -14,8 +14,11 @@ Not for several threads: it belongs to the one that reads (actors/_disk.py). Its
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
@@ -24,8 +27,10 @@ from engine.transcript.records import Message
 
 # What keeping costs beside the record: the entry, its key, its places in two tables.
 _ENTRY_BYTES: Final = 400
-# malloc's header, its granularity and its smallest piece.
-_HEADER, _STEP, _SMALLEST = 8, 16, 32
+# malloc's header and its granularity.
+_HEADER: Final = 8
+_STEP: Final = 16
+_NUMBER_BYTES: Final = 48
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -124,22 +129,28 @@ class RowCache:
 
 
 def size_of(record: Any) -> int:
-    """Bytes of memory of a record (or a tuple of records) with all that it refers to. Small integers, words that many
-    records share (a kind, a state) and None are counted as if they were its own or not at all: never too little."""
-    size = max(_SMALLEST, (sys.getsizeof(record) + _HEADER + _STEP - 1) // _STEP * _STEP)
-    if isinstance(record, tuple):
-        return size + sum(map(size_of, record))
-    names = _SLOTS.get(type(record))
-    for name in _slots(type(record)) if names is None else names:
-        value = getattr(record, name)
-        if value is not None:
+    """Bytes of memory of a record (or a tuple of records) with all that it refers to. Small numbers, and words that
+    many records share (a kind, a state), are counted as if they were its own: never too little."""
+    size = _allocated(record)
+    for value in record if isinstance(record, tuple) else _fields_of(type(record))(record):  # type: ignore[arg-type]
+        kind = type(value)
+        if kind is str or kind is bytes:
+            size += _allocated(value)
+        elif kind is int or kind is float:
+            size += _NUMBER_BYTES
+        elif value is not None:
             size += size_of(value)
     return size
 
 
-_SLOTS: Final[dict[type[Any], tuple[str, ...]]] = {str: (), bytes: (), int: (), float: (), bool: ()}
+def _allocated(value: object) -> int:
+    """What malloc takes for it: its header, rounded up."""
+    return (sys.getsizeof(value) + _HEADER + _STEP - 1) & -_STEP
 
 
-def _slots(kind: type[Any]) -> tuple[str, ...]:
-    names = _SLOTS[kind] = tuple(field.name for field in attrs.fields(kind)) if attrs.has(kind) else ()
-    return names
+@functools.cache  # for as many kinds as records have
+def _fields_of(kind: type[Any]) -> Callable[[Any], Iterable[object]]:
+    names = [field.name for field in attrs.fields(kind)] if attrs.has(kind) else []
+    if len(names) > 1:
+        return operator.attrgetter(*names)  # all of them in one call
+    return lambda record: [getattr(record, name) for name in names]
