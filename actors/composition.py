@@ -23,9 +23,12 @@ from actors._guard import Guard, open_guard
 from actors._spool import Spools, ToolsetSpool, open_spools
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
 from actors._tally import Tally
+from actors._toolset_life import Toolset
+from actors._toolset_shared import SharedToolset
+from actors.creating import Defaults
 from actors.models import Models
 from actors.places import make_private
-from actors.registry import Defaults, Registry
+from actors.registry import Registry
 from actors.registry_ref import RegistryRef
 from actors.run import SHUTDOWN
 from actors.services import Services
@@ -171,12 +174,13 @@ def make_toolsets(
 ) -> dict[str, Callable[[], Actor]]:
     """How to make each configured toolset's actor, by name."""
     limits = config.limits
+    servers = _Servers(config, spools, guard)
 
     def configured(name: str, chosen: ToolsetConfig) -> Actor:
         if name == "files":
             return _files(chosen, limits, spools.of_toolset(name), read_output)
         if chosen.kind == "mcp":
-            return _mcp(chosen, limits, spools.of_toolset(name), guard)
+            return servers.actor(name, chosen)
         make = {"shell": _shell, "web": _web}[name]
         return make(chosen, limits, spools.of_toolset(name), guard)
 
@@ -209,21 +213,47 @@ def _shell(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Gu
     return ToolsetActor(toolset, limits=limits, call_timeout=call_limit(limits), spool=spool)
 
 
-def _mcp(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
-    server = Server(
+class _Servers:
+    """The tool servers of a configuration. Names that are configured alike (but for their choice of tools, restarts and
+    times) share one."""
+
+    def __init__(self, config: Config, spools: Spools, guard: Guard) -> None:
+        self._limits = config.limits
+        self._spools = spools
+        self._guard = guard
+        self._servers = {name: _server(chosen) for name, chosen in config.toolsets.items() if chosen.kind == "mcp"}
+        self._shared: dict[str, SharedToolset] = {}  # by name
+        for server in self._servers.values():
+            alike = [name for name, other in self._servers.items() if other == server]
+            if len(alike) > 1 and alike[0] not in self._shared:
+                # Its spool is none of the names' own, which are emptied when they stop.
+                shared = SharedToolset(McpToolset(server, guard, spools.of_toolset("shared"), limits=config.limits))
+                self._shared |= dict.fromkeys(alike, shared)
+
+    def actor(self, name: str, chosen: ToolsetConfig) -> ToolsetActor:
+        limits, spool = self._limits, self._spools.of_toolset(name)
+        toolset: Toolset
+        if name in self._shared:
+            toolset = self._shared[name].view(chosen.tools)
+        else:
+            toolset = McpToolset(self._servers[name], self._guard, spool, tools=chosen.tools, limits=limits)
+        return ToolsetActor(
+            toolset,
+            limits=limits,
+            call_timeout=chosen.call_timeout,
+            restart=chosen.restart,
+            lazy=True,
+            idle=limits.toolset_idle,
+            spool=spool,
+        )
+
+
+def _server(chosen: ToolsetConfig) -> Server:
+    return Server(
         command=(chosen.command, *chosen.args) if chosen.command is not None else (),
         env={**child_environment(os.environ), **(chosen.env or {})},
         cwd=os.getcwd(),
         url=chosen.url,
         headers_env=chosen.headers_env or {},
         environ=os.environ,
-    )
-    return ToolsetActor(
-        McpToolset(server, guard, spool, tools=chosen.tools, limits=limits),
-        limits=limits,
-        call_timeout=chosen.call_timeout,
-        restart=chosen.restart,
-        lazy=True,
-        idle=limits.toolset_idle,
-        spool=spool,
     )

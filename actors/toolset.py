@@ -56,6 +56,14 @@ class Offers(Protocol):
     def offer(self) -> Offer: ...
 
 
+@runtime_checkable
+class Renewable(Protocol):
+    """A toolset whose close need not end it, because others use what is behind it."""
+
+    def renew(self) -> None:
+        """What is opened next is to be new, whoever uses the present one."""
+
+
 class ToolsetRef(Ref):
     __slots__ = ()
 
@@ -187,6 +195,8 @@ class ToolsetActor(Actor):
         return tuple(attrs.evolve(spec, name=self._full(name)) for name, spec in life.tools.items())
 
     async def _again(self) -> ToolsetStatus:
+        if isinstance(self._toolset, Renewable):
+            self._toolset.renew()
         await self._life.stop()
         await self._life.ready()
         return self._status()
