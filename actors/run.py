@@ -259,7 +259,7 @@ class Run(Actor):
         found = await self._services.store.window(
             self._session.id, max_messages=self._limits.window_messages, max_bytes=tokens * BYTES_PER_TOKEN
         )
-        return tuple(message for message in found if not self._is_failed_attempt(message.info))
+        return tuple(message for message in found.messages if not self._is_failed_attempt(message.info))
 
     def _is_failed_attempt(self, info: MessageInfo) -> bool:
         # The run goes on, so what failed in it is being tried again.

@@ -64,6 +64,7 @@ from engine.transcript.cache import CacheStatistics, RowCache
 from engine.transcript.records import Message
 from engine.transcript.session import Session
 from engine.transcript.todo import Todo
+from engine.transcript.window import Window
 
 T = TypeVar("T")
 
@@ -158,15 +159,25 @@ class StoreRef(Ref):
             functools.partial(reading.messages, session_id=session_id, limit=limit, cursor=cursor, string_bytes=bound)
         )
 
-    async def window(self, session_id: str, *, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
-        """What a model gets, its media included; see engine.storage.window. Raises unknown_session."""
+    async def window(
+        self,
+        session_id: str,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        start: int | None = None,
+        media_bytes: int | None = None,
+    ) -> Window:
+        """What a model gets, its media included up to `media_bytes` (limits.window_media_bytes at most); see
+        engine.storage.window. Raises unknown_session."""
         blobs = self._store.blobs.blobs
-        most = self._store.limits.window_media_bytes
+        limits = self._store.limits
+        most = limits.window_media_bytes if media_bytes is None else min(media_bytes, limits.window_media_bytes)
         rows = self._store.rows
 
-        def work(connection: Connection) -> tuple[Message, ...]:
-            found = window.read(connection, session_id, max_messages=max_messages, max_bytes=max_bytes, cache=rows)
-            return with_media(found, blobs, most)
+        def work(connection: Connection) -> Window:
+            found = window.read(connection, session_id, max_messages, max_bytes, cache=rows, start=start, limits=limits)
+            return attrs.evolve(found, messages=with_media(found.messages, blobs, most))
 
         return await self._read(work)
 

@@ -73,7 +73,7 @@ class Rows(Generic[S]):
         if row.cached is not None:
             return row.cached.message
         found, growing = parts(self._connection, row.key)
-        message = Message(row.info, found)
+        message = Message(row.info, found, revision=0 if growing else row.revision)
         if self._cache is not None and not growing:
             self._cache.put(self._session_id, row.info.id, row.revision, message, row.sizes)
         return message

@@ -1,61 +1,198 @@
-"""The window: the tail of a transcript that a model gets. Inside the caller's (reading) transaction.
+"""The window of a model, read from the transcript's tail. Inside the caller's (reading) transaction.
 
-It is chosen by the sizes of its messages before any of them is loaded.
+Messages are looked at from the newest one back, by their sizes and without loading them, until the last compaction, the
+beginning of the window before, or more than fits: what is behind that costs nothing. Which of them are shown is
+decided in engine.transcript.window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from sqlite3 import Connection
+from typing import Final
 
+import attrs
+
+from engine.limits import DEFAULT, Limits
 from engine.storage.rows import Row, Rows
+from engine.transcript import pruning
 from engine.transcript.cache import RowCache
-from engine.transcript.records import AssistantMessage, Message
+from engine.transcript.records import AssistantMessage, CompactionPart, Message, MessageInfo, UserMessage
+from engine.transcript.window import (
+    BYTES_PER_TOKEN,
+    CALL_BYTES,
+    FILE_BYTES,
+    KEPT_PART,
+    TEXT_BYTES,
+    Entry,
+    Window,
+    choose,
+    weight_of,
+)
+
+# As engine.transcript.window.weight_of and pruning.outputs_of count a message that is loaded. Lengths are in a row's
+# header: no long string is read for them.
+_OUTPUT: Final = "coalesce(length(text), 0) + coalesce(length(error), 0)"
+_SIZES: Final = (
+    "SELECT total(CASE kind"
+    f" WHEN 'text' THEN {TEXT_BYTES} + coalesce(length(text), 0)"
+    f" WHEN 'compaction' THEN {TEXT_BYTES} + coalesce(length(text), 0)"
+    f" WHEN 'tool' THEN {CALL_BYTES} + coalesce(length(input), 0) + {_OUTPUT}"
+    f" WHEN 'file' THEN {FILE_BYTES} ELSE 0 END),"
+    f" total(CASE WHEN kind = 'tool' AND {_OUTPUT} > {pruning.SMALL_BYTES} THEN {_OUTPUT} ELSE 0 END),"
+    " total(kind = 'compaction') FROM parts WHERE message = ?"
+)
+# Text that still grows is in chunks; only an answer without an end may have any.
+_GROWING: Final = (
+    "SELECT total(length(chunks.text)) FROM parts JOIN chunks ON chunks.part = parts.key"
+    " WHERE parts.message = ? AND parts.kind = 'text'"
+)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class _Sizes:
+    """Of a message: `weight` is what a model sees of it in bytes, `outputs` what of that are results which may be
+    cleared."""
+
+    weight: int
+    outputs: int
+    compaction: bool
+
+
+_Row = Row[_Sizes]
+_Rows = Rows[_Sizes]
+
+
+def _sizes(connection: Connection, message: int, info: MessageInfo) -> _Sizes:
+    weight, outputs, summaries = connection.execute(_SIZES, (message,)).fetchone()
+    if isinstance(info, AssistantMessage) and info.finish is None:
+        weight += connection.execute(_GROWING, (message,)).fetchone()[0]
+    return _Sizes(weight=int(weight), outputs=int(outputs), compaction=bool(summaries))
 
 
 def read(
-    connection: Connection, session_id: str, max_messages: int, max_bytes: int, cache: RowCache | None = None
-) -> tuple[Message, ...]:
-    """The tail of the transcript that a model gets, oldest first, beginning at a user's message.
-
-    Whole turns (a user's message with the answers to it), as many as fit `max_messages` and `max_bytes` of stored
-    text. The latest user's message is always there; if its answers are too many or too long, the newest of them
-    that fit follow it: each answer holds its calls with their results, so that what remains is valid.
+    connection: Connection,
+    session_id: str,
+    max_messages: int,
+    max_bytes: int,
+    cache: RowCache | None = None,
+    *,
+    start: int | None = None,
+    limits: Limits = DEFAULT,
+) -> Window:
+    """What a model gets of the transcript, oldest first: see engine.transcript.window. `start` is that of the window
+    before; this one begins there again if it fits. Raises CallerError unknown_session.
 
     An attempt that failed and was repeated is left out: an answer that finished with `error` and is followed by
     another one of the same run. A model that saw the beginning which it never finished would go on from there, or say
     it twice. A run's last answer stays, even if it failed: it is what the user got.
     """
-    rows = Rows(connection, session_id, cache)
-    chosen: list[Row] = []  # newest first
-    turn: list[Row] = []
-    count, size = 0, 0
-    full = False
+    rows = Rows(connection, session_id, _sizes, cache)
+    found = _collect(connection, rows, max_messages, max_bytes, start, limits)
+    part = KEPT_PART if found.full and start is not None else 1.0
+    own = found.summary.sizes.weight if found.summary is not None else 0
+    choice = choose(found.entries, max(1, int(max_messages * part)), int(max_bytes * part) - own)
+    of = {row.position: row for row in found.rows}
+    tail = [of[position] for position in choice.tail]
+    user = None if choice.user is None else of[choice.user]
+    if user is None and tail and all(row.role != "user" for row in tail):
+        user = rows.user_before(tail[0].position)
+    messages = [] if found.summary is None else [_summary(rows.whole(found.summary))]
+    messages += [] if user is None else [rows.whole(user)]
+    lead = len(messages)
+    fresh = lead + sum(row.position < found.compacted for row in tail)
+    messages += [rows.whole(row) for row in tail]
+    rows.close()
+    shown = pruning.prune(messages, limits.protected_tokens * BYTES_PER_TOKEN, limits.prune_tokens * BYTES_PER_TOKEN)
+    size = sum(map(weight_of, shown))
+    if size > max_bytes:
+        shown = pruning.fit(shown, max_bytes)
+        size = sum(map(weight_of, shown))
+    return Window(
+        messages=shown,
+        lead=lead,
+        start=tail[0].position if tail else None,
+        fresh=fresh,
+        left_out=found.left_out or choice.cut,
+        size=size,
+    )
+
+
+@attrs.define(slots=True)
+class _Collected:
+    """The tail, newest first, with old outputs weighing nothing. `full`: the last row does not fit any more."""
+
+    rows: list[_Row] = attrs.field(factory=list)
+    entries: list[Entry] = attrs.field(factory=list)
+    summary: _Row | None = None
+    compacted: int = 0  # position of the compaction
+    full: bool = False
+    left_out: bool = False
+
+
+def _collect(
+    connection: Connection, rows: _Rows, max_messages: int, max_bytes: int, start: int | None, limits: Limits
+) -> _Collected:
+    old = (limits.protected_tokens + limits.prune_tokens) * BYTES_PER_TOKEN
+    found = _Collected()
+    floor = size = outputs = 0
+    for row in _newest_first(rows):
+        if row.position < floor:
+            break
+        weight = row.sizes.weight
+        if _is_compaction(row):
+            if found.summary is None:
+                found.summary, found.compacted = row, row.position
+                size += weight
+                floor = _kept_from(connection, rows, row)
+            continue  # one that is older is part of the newer one's summary
+        if start is not None and row.position < start:
+            found.left_out = True
+            break
+        if outputs > old:
+            weight -= row.sizes.outputs
+        outputs += row.sizes.outputs
+        size += weight
+        found.rows.append(row)
+        found.entries.append(Entry(position=row.position, role=row.role, weight=weight))
+        if size > max_bytes or len(found.rows) > max_messages:
+            found.full = found.left_out = True
+            break
+    return found
+
+
+def _newest_first(rows: _Rows) -> Iterator[_Row]:
+    """The messages that a model may see."""
     newer: str | None = None  # the run of the answer that follows
     for row in rows.newest_first():
-        latest = not chosen
-        info, role = row.info, row.role
+        info = row.info
         if isinstance(info, AssistantMessage):
             repeated = info.finish == "error" and info.run_id is not None and info.run_id == newer
             newer = info.run_id
             if repeated:
                 continue
-        if not (full and role != "user"):
-            fits = count + 1 <= max_messages and size + row.weight <= max_bytes
-            if latest and role != "user":
-                # One place is kept for the user's message.
-                fits = fits and count + 2 <= max_messages
-            if fits or (latest and role == "user"):
-                count, size = count + 1, size + row.weight
-                turn.append(row)
-            elif latest:
-                full = True  # older answers of this turn are left out, up to its user's message
-            else:
-                break
-        if role == "user":
-            chosen += turn
-            turn = []
-            if full:
-                break
-    window = tuple(rows.whole(row) for row in reversed(chosen))
-    rows.close()
-    return window
+        yield row
+
+
+def _is_compaction(row: _Row) -> bool:
+    """Whether the message is nothing but a compaction that is finished."""
+    return row.sizes.compaction and isinstance(row.info, AssistantMessage) and row.info.finish == "stop"
+
+
+def _kept_from(connection: Connection, rows: _Rows, row: _Row) -> int:
+    """The position from which on messages are shown beside the summary; the compaction's own if none is kept."""
+    kept = _compaction(rows.whole(row)).kept_from
+    found = connection.execute(
+        "SELECT position FROM messages WHERE id = ? AND session = ?", (kept, rows.session)
+    ).fetchone()
+    return row.position if found is None else int(found[0])
+
+
+def _summary(message: Message) -> Message:
+    """The summary as what the user says first."""
+    info = UserMessage(id=message.info.id, created_at=message.info.created_at)
+    return Message(info, (_compaction(message),), revision=message.revision)
+
+
+def _compaction(message: Message) -> CompactionPart:
+    return next(part for part in message.parts if isinstance(part, CompactionPart))

@@ -15,6 +15,7 @@ import attrs
 
 Role = Literal["user", "assistant"]
 Finish = Literal["stop", "tool_calls", "length", "content_filter", "max_turns", "error", "cancelled", "interrupted"]
+Form = Literal["whole", "cleared", "cut"]
 ToolState = Literal["pending", "running", "completed", "error"]
 PartKind = Literal[
     "text", "reasoning", "file", "tool", "step-start", "step-finish",
@@ -239,10 +240,14 @@ KIND_OF: Final = MappingProxyType[type[Part], PartKind]({cls: kind for kind, cls
 
 @attrs.frozen(slots=True)
 class Message:
-    """A message with its parts in order."""
+    """A message with its parts in order. `form` says what a model is shown of it (engine.transcript.pruning): all,
+    without old results of its calls, or with its long strings cut. `revision` is that of the rows that it was read
+    from, which rises with each change of them; 0 if it was not read, or is still growing."""
 
     info: MessageInfo
     parts: tuple[Part, ...]
+    form: Form = "whole"
+    revision: int = attrs.field(default=0, eq=False)
 
     @property
     def role(self) -> Role:

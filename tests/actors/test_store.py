@@ -94,7 +94,7 @@ async def test_a_start_and_all_that_is_read_of_it(tmp_path: Path) -> None:
             assert await ref.repeated_run(start) == attrs.evolve(made, repeated=True)
             assert await ref.get_run("run_1") == RUN
             assert (await ref.list_runs("ses_1", True, 10)).items == (RUN,)
-            assert await ref.window("ses_1", max_messages=10, max_bytes=1000) == (MESSAGE,)
+            assert (await ref.window("ses_1", max_messages=10, max_bytes=1000)).messages == (MESSAGE,)
             page = await ref.messages("ses_1", 10)
             assert [orjson.loads(message)["info"]["id"] for message in page.messages] == ["msg_u"]
             assert await ref.final_message("run_1") is None

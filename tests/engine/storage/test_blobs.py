@@ -138,7 +138,7 @@ def test_a_part_refers_from_its_last_state_on_however_often_that_is_stored(store
     assert attachments.find(store.reader, "out_1") == attachments.Attachment(digest(b"x"), 1, text=True)
     store.start()
     store.apply(AddPart(answer(store, "2"), call("b", blob(b"y", "out_2"))))
-    assert window.read(store.reader, "ses_1", 9, 9999)[-1].parts == (call("b", blob(b"y", "out_2")),)
+    assert window.read(store.reader, "ses_1", 9, 9999).messages[-1].parts == (call("b", blob(b"y", "out_2")),)
 
 
 def test_what_a_message_that_waits_refers_to_stays(store: Store) -> None:

@@ -42,7 +42,7 @@ def test_a_run_starts_with_its_message(store: Store) -> None:
     stored = start(store, expected=1)
     assert stored == starting.StoredRun(RUN, "msg_u1", 2)
     assert ledger.get(store.reader, "run_1") == RUN
-    assert window.read(store.reader, "ses_1", 9, 999) == (MESSAGE,)
+    assert window.read(store.reader, "ses_1", 9, 999).messages == (MESSAGE,)
     session = catalog.get(store.reader, "ses_1")
     assert (session.revision, session.message_count) == (2, 1)
 
@@ -141,7 +141,7 @@ def test_a_lost_run_is_settled_once_and_its_history_is_valid(store: Store) -> No
     (run,) = starting.settle_open_runs(store.writer, NOW + 9)
     assert (run.status, run.ended_at, run.last_seq) == ("interrupted", NOW + 9, 501)
     assert ledger.get(store.reader, "run_1") == run and run.reason is not None
-    _, done, lost = window.read(store.reader, "ses_1", 9, 10**6)
+    _, done, lost = window.read(store.reader, "ses_1", 9, 10**6).messages
     assert isinstance(done.info, AssistantMessage) and done.info.finish == "tool_calls"
     assert isinstance(lost.info, AssistantMessage)
     assert (lost.info.finish, lost.info.finished_at) == ("interrupted", NOW + 9)
@@ -157,7 +157,7 @@ def test_a_lost_run_is_settled_once_and_its_history_is_valid(store: Store) -> No
 
     assert starting.settle_open_runs(store.writer, NOW + 99) == []
     assert ledger.get(store.reader, "run_1") == run
-    assert window.read(store.reader, "ses_1", 9, 10**6)[2] == lost
+    assert window.read(store.reader, "ses_1", 9, 10**6).messages[2] == lost
 
 
 def test_settling_leaves_ended_runs_alone(store: Store) -> None:

@@ -48,7 +48,7 @@ def test_runs_wait_in_order_and_are_no_part_of_the_transcript(store: Store) -> N
     session = catalog.get(store.reader, "ses_1")
     assert (session.queued, session.message_count) == (2, before.message_count)
     assert catalog.page(store.reader, 5, None, None).items == (session,)
-    assert message(1) not in window.read(store.reader, "ses_1", 9, 9999)
+    assert message(1) not in window.read(store.reader, "ses_1", 9, 9999).messages
     listed = ledger.page(store.reader, "ses_1", True, 9, None).items
     assert [(found.id, found.status, found.position) for found in listed] == [
         ("run_q2", "queued", 2), ("run_q1", "queued", 1), ("run_active", "running", None),
@@ -75,7 +75,7 @@ def test_a_run_that_begins_takes_its_message_to_the_end_of_the_transcript(store:
     assert begun.run == attrs.evolve(run(1), status="running", started_at=NOW + 9)
     assert ledger.get(store.reader, "run_q1") == begun.run
     assert [found.seq_reserved for found in ledger.open_runs(store.reader)] == [50]
-    assert window.read(store.reader, "ses_1", 9, 9999)[-1] == message(1)
+    assert window.read(store.reader, "ses_1", 9, 9999).messages[-1] == message(1)
     session = catalog.get(store.reader, "ses_1")
     assert (session.queued, session.message_count, session.revision) == (1, 1, begun.revision)
     assert positions(store) == [("run_q2", 1)]

@@ -22,7 +22,7 @@ def answer(store: Store, run: str, name: str, finish: Finish | None, size: int =
 
 
 def chosen(store: Store, max_messages: int = 100, max_bytes: int = 10**6) -> list[str]:
-    found = window.read(store.reader, "ses_1", max_messages, max_bytes)
+    found = window.read(store.reader, "ses_1", max_messages, max_bytes).messages
     return [message.info.id.removeprefix("msg_") for message in found]
 
 
