@@ -112,9 +112,13 @@ class RunHandle:
             self._feed.detach(bell.ring)
         return self._feed.run
 
-    async def reply(self, call_id: str, decision: Decision, reason: str | None = None) -> None:
-        """Answer an `approval.requested`. Raises CallerError unknown_approval, already_resolved."""
-        await self._registry.reply_approval(self.id, call_id, Resolution(decision=decision, by="client", reason=reason))
+    async def reply(
+        self, call_id: str, decision: Decision, reason: str | None = None, content: codec.Json = None
+    ) -> None:
+        """Answer an `approval.requested`; `content` is for a tool's question. Raises CallerError unknown_approval,
+        already_resolved, DecodeError if a question cannot be answered so: it waits as before."""
+        resolution = Resolution(decision=decision, by="client", reason=reason, content=content)
+        await self._registry.reply_approval(self.id, call_id, resolution)
 
     async def stop(self, reason: str = "stopped by the program") -> RunRecord:
         """Stop the run; returns when everything of it has ended. Idempotent."""

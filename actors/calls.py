@@ -2,16 +2,21 @@
 
 Calls of a turn run at the same time up to a bound; one that waits for a person takes no place of it. What a person
 decides is durable before it is shown and before the call goes on. With nobody there to be asked (no watcher within
-`headless_grace`), the configuration decides; a question that was seen waits for its answer until it expires.
+`headless_grace`), the configuration decides; what was seen waits for its answer until it expires.
+
+A tool may ask a question of its own in the middle of its call. That is shown and decided in the same way, under an id
+of its own; with nobody there it is declined. It goes when its call ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, Literal
 
+import attrs
 import trio
 
 from actors._feed import RunFeed
@@ -20,7 +25,7 @@ from actors.preview import live_output
 from actors.progress import Progress
 from actors.services import Services
 from actors.toolset import unknown_tool
-from engine import codec
+from engine import codec, ids
 from engine.errors import CallerError
 from engine.limits import KIB
 from engine.runs.approvals import Approvals, Resolution
@@ -29,11 +34,12 @@ from engine.runs.repeats import Repeats
 from engine.runs.turn import Step, ToolChanged, Turn
 from engine.storage.changes import AskApproval, PutPart, SettleApproval
 from engine.tools.permissions import Grant, Grants, grant_for
-from engine.tools.spec import ToolContext
+from engine.tools.spec import Answer, Question, ToolContext
 from engine.transcript.records import ToolPart
 from engine.transcript.session import Session
 from engine.transcript.tools import TERMINAL
 from engine.wire import events as wire_events
+from engine.wire.methods import InvalidParams
 
 # An input up to this size is judged in well under a millisecond; a long one (a hostile command) may take 76.
 _JUDGED_AT_ONCE: Final = KIB
@@ -64,6 +70,9 @@ class Calls:
         self._told_waiting = False  # what was told last
         self._grants: Grants | None = None  # read with the first call
         self._decided: dict[str, trio.Event] = {}
+        self._questions: dict[str, Question] = {}  # of tools, those that wait
+        self._asked: Counter[str] = Counter()  # how many of them, by call
+        self._nursery: trio.Nursery | None = None  # the turn's
         self._repeats = Repeats(services.limits.repeated_calls)
         self.approvals = Approvals()
 
@@ -75,12 +84,15 @@ class Calls:
         places = trio.CapacityLimiter(self._limits.parallel_tool_calls)
         self._on_waiting, self._told_waiting = on_waiting, False
         self._repeats.begin_turn()
+        self._asked.clear()
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for part in turn.calls:
                     nursery.start_soon(self._call, turn, part, known, places)
         finally:
             self._on_waiting = _nobody
+            self._nursery = None
 
     async def _call(self, turn: Turn, part: ToolPart, known: Collection[str], places: trio.CapacityLimiter) -> None:
         now_ms = self._services.now_ms
@@ -101,7 +113,11 @@ class Calls:
             part, step = turn.start_call(part, now_ms())
             await self._progress.apply(step)
             context = ToolContext(
-                session_id=self._session.id, run_id=self._feed.run.id, call_id=part.call_id, cwd=self._session.cwd
+                session_id=self._session.id,
+                run_id=self._feed.run.id,
+                call_id=part.call_id,
+                cwd=self._session.cwd,
+                ask=functools.partial(self._question, part),
             )
             async with live_output(self._feed, self._progress, part.call_id, self._limits) as preview:
                 result = await self._services.toolbox.call(
@@ -150,12 +166,67 @@ class Calls:
             Step([PutPart(part), AskApproval(self._feed.run.id, call_id)], [ToolChanged(part), request], durable=True)
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._decide_in_time, call_id)
+            nursery.start_soon(self._decide_in_time, call_id, self._services.headless)
             await decided.wait()
             nursery.cancel_scope.cancel(reason="it was decided")
         resolution = self.approvals.resolution(call_id)
         assert resolution is not None
         return resolution
+
+    # ------------------------------------------------------------ a question of a tool's
+    async def _question(self, part: ToolPart, question: Question) -> Answer:
+        """See ToolContext.ask. This waits in a task of the toolset's; what becomes of the question is the turn's."""
+        self._asked[part.call_id] += 1
+        if self._nursery is None or self._asked[part.call_id] > self._limits.tool_questions:
+            return Answer(action="decline")
+        question_id = ids.new_id("ask")
+        answered = self._decided[question_id] = trio.Event()
+        withdrawn = trio.Event()
+        self._nursery.start_soon(self._put, part, question_id, question, withdrawn)
+        try:
+            await answered.wait()
+        finally:
+            withdrawn.set()
+            del self._decided[question_id]
+        resolution = self.approvals.resolution(question_id)
+        assert resolution is not None
+        if resolution.allows:
+            return Answer(action="accept", content=resolution.content)
+        denied = resolution.decision == "deny" and resolution.by != "expiry"
+        return Answer(action="decline" if denied else "cancel")
+
+    async def _put(self, part: ToolPart, question_id: str, question: Question, withdrawn: trio.Event) -> None:
+        """Show it, and see that it is decided."""
+        expires_at = self._services.now_ms() + round(self._limits.approval_timeout * 1000)
+        request = wire_events.question_asked(part, question_id, question, expires_at)
+        self._questions[question_id] = question
+        self.approvals.request(request)
+        self._tell_waiting()
+        try:
+            await self._progress.apply(Step([AskApproval(self._feed.run.id, question_id)], [request], durable=True))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._decide_in_time, question_id, "deny")
+                await withdrawn.wait()  # it was answered, or nobody waits for the answer any more
+                nursery.cancel_scope.cancel(reason="nothing is left to decide")
+            while not self.approvals.settled(question_id):
+                with contextlib.suppress(CallerError):
+                    await self.reply(question_id, Resolution(decision="cancel", by="call"))
+                    break
+                await trio.sleep(_DECIDE_AGAIN)  # a person decides it just now
+        finally:
+            del self._questions[question_id]
+
+    def _fitting(self, question: Question, resolution: Resolution) -> Resolution:
+        """The decision if the question can be answered so. Raises InvalidParams."""
+        if resolution.decision == "allow_always":
+            raise InvalidParams([("decision", "expected allow, deny or cancel: a question is answered once")])
+        if not resolution.allows:
+            return attrs.evolve(resolution, content=None)
+        content = {} if resolution.content is None else resolution.content
+        mistakes = question.mistakes(content)
+        if mistakes:
+            raise InvalidParams([(f"content.{name}" if name else "content", text) for name, text in mistakes])
+        return attrs.evolve(resolution, content=content)
 
     def _tell_waiting(self) -> None:
         """Several may be decided in the time that it takes to store one decision."""
@@ -164,14 +235,14 @@ class Calls:
             self._told_waiting = waiting
             self._on_waiting(waiting)
 
-    async def _decide_in_time(self, call_id: str) -> None:
-        """The decision when no person makes one."""
+    async def _decide_in_time(self, call_id: str, headless: Literal["allow", "deny"]) -> None:
+        """The decision when no person makes one; `headless` if there is none."""
         grace = min(self._limits.headless_grace, self._limits.approval_timeout)
         with trio.move_on_after(grace):
             await self._feed.wait_watched()
             grace = 0
         if grace:
-            by_rule = Resolution(decision=self._services.headless, by="rule", reason="nobody was there to be asked")
+            by_rule = Resolution(decision=headless, by="rule", reason="nobody was there to be asked")
             await self._resolve(call_id, by_rule)
             return
         await trio.sleep(self._limits.approval_timeout)
@@ -188,14 +259,17 @@ class Calls:
     async def reply(self, call_id: str, resolution: Resolution) -> Resolution:
         """Decide; durable and shown when this returns. After `cancel` the call waits for its run to be stopped.
 
-        Raises CallerError unknown_approval, already_resolved; EngineError if the disk refuses: the call waits then as
-        before, as it does if this is cancelled.
+        Raises CallerError unknown_approval, already_resolved; InvalidParams if a question cannot be answered so;
+        EngineError if the disk refuses: it waits then as before, as it does if this is cancelled.
         """
+        question = self._questions.get(call_id) if call_id in self.approvals.waiting else None
+        if question is not None:
+            resolution = self._fitting(question, resolution)
         fact = self.approvals.resolve(call_id, resolution)
         if fact is None:
             return resolution
         grant: Grant | None = None
-        if resolution.decision == "allow_always":
+        if question is None and resolution.decision == "allow_always":
             part = next(part for part in self._turn_calls() if part.call_id == call_id)
             grant = grant_for(part.tool, codec.parse(part.input), self._services.now_ms())
         try:
@@ -210,7 +284,7 @@ class Calls:
         self._grants = grants or self._grants
         self._progress.show([fact])
         self._tell_waiting()
-        if resolution.decision != "cancel":
+        if call_id in self._decided and (resolution.decision != "cancel" or question is not None):
             self._decided[call_id].set()
         return resolution
 

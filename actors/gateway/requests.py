@@ -245,7 +245,8 @@ async def _run_list(client: Client, params: methods.RunList) -> Json:
 
 
 async def _approval_reply(client: Client, params: methods.ApprovalReply) -> Json:
-    resolution = Resolution(decision=params.decision, by="client", reason=params.reason)
+    content = None if params.content is None else codec.parse(params.content)
+    resolution = Resolution(decision=params.decision, by="client", reason=params.reason, content=content)
     given = await client.services.registry.reply_approval(params.run_id, params.call_id, resolution)
     return {"decision": given.decision, "by": given.by}
 

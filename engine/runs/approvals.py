@@ -1,7 +1,8 @@
 """The approvals of one run: which calls wait for a person, and how each was decided. Data and rules, no waiting.
 
-An approval is keyed by its call. The first decision stands: the same one again is no mistake, another one is told
-how it was decided. Whatever ends the run decides what is left (`stop`, and `restart` when the daemon was lost).
+An approval is keyed by its call; a question that a tool asks in a call has a key of its own. The first decision
+stands: the same one again is no mistake, another one is told how it was decided. Whatever ends the run decides what is
+left (`stop`, and `restart` when the daemon was lost), and the end of a call its questions (`call`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ ALLOWING: Final = frozenset({"allow", "allow_always"})
 
 @attrs.frozen(slots=True, kw_only=True)
 class Resolution:
-    """How an approval was decided; `reason` is a person's words."""
+    """How an approval was decided; `reason` is a person's words, `content` the answer to a tool's question."""
 
     decision: Decision
     by: DecidedBy
     reason: str | None = None
+    content: codec.Json = None
 
     @property
     def allows(self) -> bool:
@@ -77,6 +79,10 @@ class Approvals:
     def stored(self, call_id: str) -> None:
         """The decision stands."""
         self._deciding.pop(call_id, None)
+
+    def settled(self, call_id: str) -> bool:
+        """It is decided, and that is stored."""
+        return call_id in self._resolved and call_id not in self._deciding
 
     def resolution(self, call_id: str) -> Resolution | None:
         return self._resolved.get(call_id)

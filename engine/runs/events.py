@@ -17,7 +17,7 @@ from engine.runs.lifecycle import Status
 from engine.transcript.records import Failure, Finish, PartKind, ToolState, Usage
 
 Decision = Literal["allow", "allow_always", "deny", "cancel"]
-DecidedBy = Literal["client", "rule", "expiry", "stop", "restart"]
+DecidedBy = Literal["client", "rule", "expiry", "stop", "restart", "call"]
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -92,7 +92,8 @@ class ToolOutput:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ApprovalRequested:
-    """`question` says to a person what is asked; `expires_at` in ms (UTC)."""
+    """`question` says to a person what is asked; `expires_at` in ms (UTC). With `parent_call_id` it is a question that
+    a tool asks in that call: `call_id` is its own then, and `input` has its `message` and `schema`."""
 
     call_id: str
     tool: str
@@ -100,6 +101,7 @@ class ApprovalRequested:
     question: str | None = None
     expires_at: int | None = None
     input_more: Any = None
+    parent_call_id: str | None = None
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import orjson
 from engine.limits import DEFAULT
 from engine.runs import events
 from engine.runs.events import ApprovalRequested, Event, MessageSteered, PartFinished, PartStarted, RunStarted
+from engine.tools.spec import Question
 from engine.transcript.records import KIND_OF, Message, Part, ToolPart
 from engine.wire import handles, objects
 
@@ -42,6 +43,18 @@ def approval_requested(part: ToolPart, question: str, expires_at: int) -> Approv
         question=objects.clean(question),
         expires_at=expires_at,
         input_more=handle,
+    )
+
+
+def question_asked(part: ToolPart, question_id: str, question: Question, expires_at: int) -> ApprovalRequested:
+    """`approval.requested` of what a tool asks in the call; it is within `limits.tool_question_bytes`."""
+    return ApprovalRequested(
+        call_id=question_id,
+        tool=part.tool,
+        input={"message": question.message, "schema": question.schema},
+        question=objects.clean(f"{part.tool} asks: {question.message}"),
+        expires_at=expires_at,
+        parent_call_id=part.call_id,
     )
 
 
