@@ -1,4 +1,4 @@
-"""This process's memory as the system and the C allocator tell it, and giving free pages back.
+"""This process's memory, and its children's, as the system and the C allocator tell it, and giving free pages back.
 
 Linux with glibc is what this knows; elsewhere every figure is 0 and giving back does nothing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,49 @@ def sqlite_bytes() -> int:
     driver = sys.modules.get("_sqlite3")
     used = _function(getattr(driver, "__file__", None), "sqlite3_memory_used", ctypes.c_int64) if driver else None
     return int(used()) if used is not None else 0
+
+
+@attrs.frozen(slots=True)
+class Family:
+    """A process and all below it; pages that they share are counted in each's resident bytes."""
+
+    processes: int
+    resident: int
+
+
+def family(pid: int | None) -> Family:
+    """Some milliseconds where there are hundreds of processes, whosever they are: for a worker thread."""
+    pages: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    try:
+        found = [int(name) for name in os.listdir("/proc") if name.isdigit()] if pid is not None else []
+    except OSError:
+        found = []
+    for each in found:
+        try:
+            with open(f"/proc/{each}/stat", "rb") as file:
+                line = file.read()
+        except OSError:  # it has ended
+            continue
+        fields = line[line.rindex(b")") + 2 :].split()  # from the third on: the second may have blanks
+        pages[each] = int(fields[21])
+        children.setdefault(int(fields[1]), []).append(each)
+    members = [pid] if pid in pages else []
+    for member in members:  # grows
+        members += children.get(member, ())
+    return Family(len(members), sum(pages[member] for member in members) * _PAGE)
+
+
+def freeze_again() -> None:
+    """Code was imported that stays for good: the collector need not look at it again. Nothing happens in a program
+    whose start did not freeze, because it is not the daemon's (see actors.daemon).
+
+    The HTTP client is 6,000 containers, by which a full collection took 5 ms instead of 0.4. What is at work in this
+    moment is frozen with it, and leaves memory as anything does that is not in a cycle.
+    """
+    if gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 class _MallInfo(ctypes.Structure):
