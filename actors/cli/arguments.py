@@ -58,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     _runs(command)
     _toolsets(command)
     _stats(command)
+    _store(command)
     _stop(command)
     _completion(command)
     return parser
@@ -274,6 +275,31 @@ def _stats(command: _Command) -> None:
     )
     parser.add_argument("--tree", action="store_true", help="every actor under its parent")
     _json(parser)
+
+
+def _store(command: _Command) -> None:
+    parser = command(
+        "store",
+        "store",
+        "back up, check and shrink what is stored",
+        "greenroom store backup ~/greenroom-2026-11-21",
+        "greenroom store check",
+        "greenroom store check --data ~/greenroom-2026-11-21 --json",
+        "greenroom store vacuum",
+        description="Work on the files of a data directory. A backup and a check can be made beside a daemon at work.",
+    )
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True, title="actions")
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        _places(added, default=argparse.SUPPRESS)
+        _json(added)
+        return added
+
+    backup = action("backup", "copy the database and its blobs, as they are at one moment, to a new data directory")
+    backup.add_argument("target", metavar="TARGET", help="a folder that is not there yet, or is empty")
+    action("check", "look at all that is stored: the database, the blobs, each transcript; exit code 1 if it is wrong")
+    action("vacuum", "write the database anew without gaps; not while a daemon holds the data directory")
 
 
 def _stop(command: _Command) -> None:

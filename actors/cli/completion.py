@@ -23,7 +23,7 @@ def _complete(parser: argparse.ArgumentParser, files: object, folders: object) -
     for action in parser._actions:
         if action.dest in _FILES:
             action.complete = files  # type: ignore[attr-defined]
-        elif action.dest == "data":
+        elif action.dest in ("data", "target"):
             action.complete = folders  # type: ignore[attr-defined]
         elif isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():

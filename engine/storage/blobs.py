@@ -23,6 +23,11 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NEW: Final = ".new-"
 
 
+def is_name(text: str) -> bool:
+    """Whether a file of this name is a blob."""
+    return _HASH.fullmatch(text) is not None
+
+
 class Blobs:
     """The files of one data directory, which this process has locked; their folder (0700) is made with the first.
     Used in threads."""

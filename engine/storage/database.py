@@ -33,6 +33,9 @@ _LOG_BYTES: Final = 8 * MIB
 # Page cache of a connection. The system's own cache is behind it: more would be memory of ours for nothing.
 _CACHE_KIB: Final = 2 * MIB // KIB
 
+# SQLite's instructions between two looks for signals: well below a millisecond.
+_STEPS: Final = 20_000
+
 # What a directory that is full, read-only or broken makes SQLite say. Primary result codes.
 _DISK_CODES: Final = frozenset(
     {
@@ -79,6 +82,29 @@ def open_reader(path: Path) -> sqlite3.Connection:
         return connection
 
 
+def open_beside(path: Path, *, current: bool = True) -> sqlite3.Connection:
+    """A connection that can only read, of a program that is not the daemon; a daemon may be at work on the file. It
+    has the newest schema, unless not `current`.
+
+    Raises UnusableStore if there is no such file or its schema is another one, and as open_writer.
+    """
+    if not path.exists():
+        raise UnusableStore(f"no store is in {path.parent}")
+    connection = open_reader(path)
+    try:
+        with translated(path):
+            version = tables.check(connection)
+        if current and version != len(tables.MIGRATIONS):
+            raise UnusableStore(
+                f"the database is of an older greenroom (schema {version}, this one has {len(tables.MIGRATIONS)}): "
+                "`greenroom serve` brings it up to date"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 @contextlib.contextmanager
 def _opening(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection with what both kinds need; closed again if anything raises."""
@@ -97,6 +123,34 @@ def _opening(path: Path) -> Iterator[sqlite3.Connection]:
     except BaseException:
         connection.close()
         raise
+
+
+@contextlib.contextmanager
+def interruptible(connection: sqlite3.Connection) -> Iterator[None]:
+    """A signal can end what SQLite does in the block, however long it takes, by what its handler raises: for programs
+    whose main thread this is."""
+    raised: list[BaseException] = []
+
+    def look() -> int:
+        try:
+            _let_signals_in()
+        except BaseException as exc:  # noqa: BLE001 - the driver would drop it
+            raised.append(exc)
+        return len(raised)
+
+    connection.set_progress_handler(look, _STEPS)
+    try:
+        yield
+    except sqlite3.OperationalError:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def _let_signals_in() -> None:
+    """Handlers run between two instructions of Python."""
 
 
 def shrink(connection: sqlite3.Connection) -> None:

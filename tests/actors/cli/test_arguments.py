@@ -27,7 +27,7 @@ COMMANDS = parsers(make_parser())
 
 def test_the_commands() -> None:
     top = {name for name in COMMANDS if name and " " not in name}
-    assert top == {"serve", "chat", "run", "sessions", "runs", "toolsets", "stats", "stop", "completion"}
+    assert top == {"serve", "chat", "run", "sessions", "runs", "toolsets", "stats", "store", "stop", "completion"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
