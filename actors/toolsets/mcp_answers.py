@@ -9,7 +9,7 @@ import trio
 
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_socket import Answer, Broken
-from engine.limits import DEFAULT, Limits
+from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.scanner import Document, Rejected
 from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
 
@@ -17,6 +17,10 @@ from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
 RESUME_FIRST: Final = 1.0
 RESUME_LEAST: Final = 0.1
 RESUME_LONGEST: Final = 30.0
+# So many lines in what arrived at once are a flood: it is read in parts, between which others have their turn. A part
+# takes some milliseconds at worst.
+_FLOOD_LINES: Final = 256
+_FLOOD_BYTES: Final = 8 * KIB
 # When an answer has come its stream should end; a socket that it ended on can be used again.
 _LINGER: Final = 0.05
 
@@ -53,14 +57,15 @@ class Reader:
         document = Document(self._limits)
         arrival = self._inbox.arrival()
         try:
-            while data := await self._receive(answer):
-                for event in document.feed(data):
-                    await arrival.take(event)
-            for event in document.finish():
-                if isinstance(event, Rejected):
-                    raise Failed(f"the message {event.reason}")
-                if (line := await arrival.take(event)) is not None:
-                    return _message(line)
+            more = True
+            while more:
+                data = await self._receive(answer)
+                more = bool(data)
+                for event in document.feed(data) if more else document.finish():
+                    if isinstance(event, Rejected):
+                        raise Failed(f"the message {event.reason}")
+                    if (line := await arrival.take(event)) is not None:
+                        return _message(line)
             raise Failed("there is no message")
         finally:
             await arrival.aclose()
@@ -73,13 +78,16 @@ class Reader:
         self.why = "the stream ended without an answer"
         try:
             while data := await self._receive(answer):
-                for event in scanner.feed(data):
-                    if isinstance(event, EventEnd):
-                        self._end_event(event)
-                    elif isinstance(event, Rejected) and self._wanted is not None:
-                        raise Failed(f"the message {event.reason}")
-                    elif (line := await arrival.take(event)) is not None:
-                        await self._take(line)
+                step = len(data) if data.count(b"\n") < _FLOOD_LINES else _FLOOD_BYTES
+                for begin in range(0, len(data), step):
+                    for event in scanner.feed(data[begin : begin + step]):
+                        if isinstance(event, EventEnd):
+                            self._end_event(event)
+                        elif isinstance(event, Rejected) and self._wanted is not None:
+                            raise Failed(f"the message {event.reason}")
+                        elif (line := await arrival.take(event)) is not None:
+                            await self._take(line)
+                    await trio.lowlevel.checkpoint()
                 if self.answered:
                     with trio.move_on_after(_LINGER):
                         await answer.receive()

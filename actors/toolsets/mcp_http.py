@@ -126,6 +126,7 @@ class _Connection:
                 self._nursery.start_soon(self._request, message, extra, scope)
                 continue
             if method == "notifications/initialized":
+                self._notices += 1
                 await self._notice(message, extra)
                 if self._session is not None:
                     self._nursery.start_soon(self._listen)
@@ -135,6 +136,7 @@ class _Connection:
                 if number in self._requests:
                     self._requests[number].cancel(reason="the call was cancelled")
             if self._notices < NOTICES_MOST:
+                self._notices += 1
                 self._nursery.start_soon(self._notice, message, extra)
             else:
                 self._inbox.on_noise(f"a message was dropped: {NOTICES_MOST} others have not been taken")
@@ -148,7 +150,7 @@ class _Connection:
 
     # ------------------------------------------------------------ one message of ours
     async def _notice(self, message: Any, extra: Mapping[str, str]) -> None:
-        self._notices += 1
+        """Counted already."""
         try:
             with trio.move_on_after(NOTICE_SECONDS):
                 async with self._peer.request("POST", self._headers(extra), _encoded(message)) as answer:

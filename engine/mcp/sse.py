@@ -57,6 +57,12 @@ class EventScanner:
         while position < len(data):
             feed = data.find(b"\n", position)
             end = feed if feed >= 0 else len(data)
+            # What keeps a connection alive may come in floods: it costs as little as can be.
+            if feed >= 0 and self._known is None and not self._begun and data[position : position + 1] in b":\n":
+                if feed == position:
+                    self._end_event(events)
+                position = end + 1
+                continue
             self._part(data[position:end], events)
             if feed >= 0:
                 self._end_line(events)
@@ -91,10 +97,15 @@ class EventScanner:
         blank = known is None and bytes(self._begun) in (b"", b"\r")
         self._begun.clear()
         if blank:
+            self._end_event(events)
+
+    def _end_event(self, events: list[Event | EventEnd]) -> None:
+        if self._after_data or self._id is not None or self._retry is not None:
             events += self._document.finish()
             events.append(EventEnd(self._id, self._retry))
-            self._after_data = self._foreign = False
+            self._after_data = False
             self._id = self._retry = None
+        self._foreign = False
 
     def _field(self, name: bytes, value: bytes) -> None:
         if name == b"event:":

@@ -21,7 +21,6 @@ from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import MIB, Limits
 from tests.actors.mcp_server import LINE
 
-
 LIMIT = 30.0
 LIMITS = Limits()
 MOST = LIMITS.tool_memory_bytes
