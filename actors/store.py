@@ -61,7 +61,7 @@ from engine.storage.starting import StoredRun
 from engine.storage.waiting import BegunRun
 from engine.tools.permissions import Grant, Grants
 from engine.transcript.cache import CacheStatistics, RowCache
-from engine.transcript.records import Message
+from engine.transcript.records import Message, Usage
 from engine.transcript.session import Session
 from engine.transcript.todo import Todo
 from engine.transcript.window import Window
@@ -129,10 +129,11 @@ class StoreRef(Ref):
         with self._closing():
             return await self._store.paged.fork(asked, session_id, now)
 
-    async def name_session(self, session_id: str, title: str) -> bool:
+    async def name_session(self, session_id: str, title: str, usage: Usage) -> bool:
         """Give the session a title unless a person has; see engine.storage.catalog.name. Raises unknown_session."""
         now = self._store.now_ms()
-        return await self._write(functools.partial(catalog.name, session_id=session_id, title=title, now=now))
+        work = functools.partial(catalog.name, session_id=session_id, title=title, usage=usage, now=now)
+        return await self._write(work)
 
     async def is_named(self, session_id: str) -> bool:
         """Whether a person (or a model) gave the session's title. Raises unknown_session."""

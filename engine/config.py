@@ -28,6 +28,7 @@ from engine.config_values import (
     parse_quantity,
 )
 from engine.limits import MIB, Limits
+from engine.prices import Price
 from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 
@@ -50,6 +51,8 @@ PATH_MAX: Final = 200  # characters of a mistake's path that are shown
 CONTEXT_WINDOW: Final = 131_072  # tokens; what current open models have
 # Tokens; the format of anthropic wants a bound, and all of the service's models since Claude 4 take this one.
 MAX_OUTPUT_TOKENS: Final = 32_000
+CURRENCY: Final = "USD"  # in which most services tell their prices
+COMPACT_AT: Final = 0.8  # of the window: what follows a step, a few large results, still fits
 _SECRET_NAMES: Final = frozenset({"api_key", "apikey", "key", "token", "secret", "password", "api_token"})
 _UNKNOWN: Final = "is not a known field"
 
@@ -108,6 +111,10 @@ Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or uni
 NetworkText = Annotated[str, _parses(parse_network, "an address or a network, such as 127.0.0.1 or 10.0.0.0/8")]
 RuleText = Annotated[str, _text(RULE_CHARACTERS_MAX)]  # what is in it is said by _permissions
 Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
+CompactAt = Annotated[
+    float, Check("0, or a part of the window from 0.1 to 1", lambda part: part == 0 or 0.1 <= part <= 1)
+]
+Currency = Annotated[str, _matching(r"[A-Z]{3}", "a currency's three letters, such as EUR")]
 OutputTokens = Annotated[int, Check("1 to 1000000", lambda tokens: 1 <= tokens <= 1_000_000)]
 
 
@@ -126,6 +133,9 @@ class ModelConfig:
     max_output_tokens: OutputTokens = MAX_OUTPUT_TOKENS
 
 
+    price: Price | None = None
+    compact_at: CompactAt = COMPACT_AT
+    compact_model: ModelName | None = None
 @attrs.frozen(slots=True, kw_only=True)
 class ToolsetConfig:
     """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`.
@@ -167,7 +177,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @attrs.frozen(slots=True, kw_only=True)
 class Config:
-    """All settings. `models` always has `demo`; each built-in toolset lists the tools that it gives."""
+    """All settings. `models` always has `demo`; each built-in toolset lists the tools that it gives. `title_model`
+    names sessions (absent: a title is the beginning of the first message); `currency` is that of all prices."""
 
     listen: Listen = attrs.field(factory=Listen)
     default_model: str = DEMO
@@ -185,6 +196,8 @@ class Config:
     log_level: LogLevel = "info"
 
 
+    title_model: str | None = None
+    currency: str = CURRENCY
 @attrs.frozen(slots=True, kw_only=True)
 class _File:
     """greenroom.toml as it is written; `limits` are read by engine.config_values."""
@@ -203,6 +216,8 @@ class _File:
     log_level: LogLevel = "info"
 
 
+    title_model: ModelName | None = None
+    currency: Currency = CURRENCY
 # ------------------------------------------------------------------ reading
 def parse(text: str, **overrides: object) -> Config:
     """The configuration of greenroom.toml's `text` (empty: the defaults). Raises ConfigError with every mistake.
@@ -262,6 +277,8 @@ def _build(file: _File, limits: Limits) -> Config:
         log_level=file.log_level,
     )
 
+        title_model=file.title_model,
+        currency=file.currency,
 
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
     """The built-in toolset without what a rule denies: what is not there cannot be called. Of a tool server's tools
@@ -309,7 +326,18 @@ def _models(raw: Mapping[str, Any]) -> Mistakes:
     known = [*(name for name, _ in _tables(raw, "models")), DEMO]
     if isinstance(default, str) and default not in known:
         mistakes.append(("default_model", f"no such model{_meant(default, known)}"))
-    return mistakes
+    return mistakes + _title_model(raw, known)
+
+
+def _title_model(raw: Mapping[str, Any], known: list[str]) -> Mistakes:
+    name = raw.get("title_model")
+    if not isinstance(name, str):
+        return []
+    if name not in known:
+        return [("title_model", f"no such model{_meant(name, known)}")]
+    if name == DEMO or any(table.get("provider") == "demo" for other, table in _tables(raw, "models") if other == name):
+        return [("title_model", "the demo model is a script that makes no titles: name another one")]
+    return []
 
 
 def _toolsets(raw: Mapping[str, Any]) -> Mistakes:

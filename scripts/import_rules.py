@@ -57,7 +57,7 @@ ENGINE_ORDER = (
     ("storage.changes",),  # what is to be stored, as data: a turn says it, the store does it
     ("runs.turn",),
     ("commands",),
-    ("config_values",),
+    ("config_values", "prices"),
     ("config", "mcp", "rendering"),
     ("wire",),
     ("storage",),  # reads rows as the wire shows them, so that a long text is never whole in memory

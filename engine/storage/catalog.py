@@ -19,7 +19,7 @@ from engine.limits import DEFAULT
 from engine.storage import cursors, idempotency
 from engine.storage.columns import dump, load_json
 from engine.storage.idempotency import Claim
-from engine.transcript.records import Usage
+from engine.transcript.records import COST_DIGITS, Usage
 from engine.transcript.session import Session
 from engine.transcript.todo import Todo
 
@@ -102,15 +102,13 @@ def title_if_none(connection: Connection, key: int, title: str) -> None:
     connection.execute("UPDATE sessions SET title = ? WHERE key = ? AND title = ''", (title, key))
 
 
-def name(connection: Connection, session_id: str, title: str, now: int) -> bool:
-    """Give the session a better title than its first message's, which counts as a change; False if a person has given
-    it one, which stays. Raises CallerError unknown_session."""
+def name(connection: Connection, session_id: str, title: str, usage: Usage, now: int) -> bool:
+    """Give the session a better title than its first message's, and add what it cost to find it; False if a person has
+    given it one meanwhile, which stays. Raises CallerError unknown_session."""
     key = key_of(connection, session_id)
     done = connection.execute("UPDATE sessions SET title = ?, named = 1 WHERE key = ? AND NOT named", (title, key))
-    if not done.rowcount:
-        return False
-    touch(connection, key, now)
-    return True
+    touch(connection, key, now, usage=usage)
+    return bool(done.rowcount)
 
 
 def is_named(connection: Connection, session_id: str) -> bool:
@@ -201,7 +199,8 @@ def touch(connection: Connection, key: int, now: int, *, messages: int = 0, usag
             "UPDATE sessions SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
             " reasoning_tokens = reasoning_tokens + ?, cache_read_tokens = cache_read_tokens + ?,"
             " cache_write_tokens = cache_write_tokens + ?,"
-            " cost = CASE WHEN ?6 IS NULL THEN cost ELSE coalesce(cost, 0) + ?6 END WHERE key = ?7",
+            f" cost = CASE WHEN ?6 IS NULL THEN cost ELSE round(coalesce(cost, 0) + ?6, {COST_DIGITS}) END"
+            " WHERE key = ?7",
             (
                 usage.input_tokens, usage.output_tokens, usage.reasoning_tokens,
                 usage.cache_read_tokens, usage.cache_write_tokens, usage.cost, key,

@@ -12,6 +12,7 @@ from engine.runs.record import Run
 from engine.storage import applying, approvals, catalog, columns, idempotency, ledger
 from engine.storage.idempotency import Claim
 from engine.transcript.records import AssistantMessage, Message, TextPart, ToolPart
+from engine.transcript.titles import first_line
 from engine.transcript.tools import TERMINAL, interrupt
 
 # The reason of a run that a crash ended, and what its open tool calls say to the model.
@@ -89,9 +90,8 @@ def add_user_message(connection: Connection, session: int, message: Message) -> 
 
 def _title(message: Message) -> str:
     """The beginning of the message's first line with words in it."""
-    lines = (line.strip() for part in message.parts if isinstance(part, TextPart) for line in part.text.splitlines())
-    first = next((line for line in lines if line), "")
-    return first if len(first) <= TITLE_CHARACTERS else first[: TITLE_CHARACTERS - 1].rstrip() + "…"
+    found = (first_line(part.text, TITLE_CHARACTERS) for part in message.parts if isinstance(part, TextPart))
+    return next(filter(None, found), "")
 
 
 def repeated_run(connection: Connection, claim: Claim | None, now: int) -> StoredRun | None:

@@ -23,9 +23,14 @@ PartKind = Literal[
 ]  # fmt: skip
 
 
+# After the point of a cost: a billionth, of which a token of the cheapest models costs dozens.
+COST_DIGITS: Final = 9
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class Usage:
-    """Tokens of one or more model calls; `cost` in the price table's currency, absent if no price is known."""
+    """Tokens of one or more model calls; `cost` in the configuration's currency, absent if no price is known. It is
+    rounded to COST_DIGITS (see engine.prices), sums too."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -42,7 +47,7 @@ class Usage:
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            cost=sum(costs) if costs else None,
+            cost=round(sum(costs), COST_DIGITS) if costs else None,
         )
 
 

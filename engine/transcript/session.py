@@ -7,8 +7,6 @@ import attrs
 from engine.transcript.records import NO_USAGE, Usage
 from engine.transcript.todo import Todo
 
-TITLE_MAX = 200  # characters; a title is one line of a list
-
 
 @attrs.frozen(slots=True, kw_only=True)
 class Session:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from engine import ids
 from engine.codec import Check
 from engine.limits import DEFAULT, KIB
-from engine.transcript.session import TITLE_MAX
+from engine.transcript.titles import TITLE_MAX, is_title
 
 INTEGER_MAX: Final = 2**53 - 1  # what every JSON reader keeps exact
 
@@ -66,10 +66,6 @@ def _is_path(path: str) -> bool:
     return 1 <= len(path) <= PATH_MAX and "\0" not in path
 
 
-def _is_title(text: str) -> bool:
-    return len(text) <= TITLE_MAX and len(text.splitlines()) <= 1
-
-
 def _is_base64(text: str) -> bool:
     return len(text) % 4 == 0 and _BASE64.fullmatch(text) is not None
 
@@ -91,7 +87,7 @@ TEXT: Final = Check("text that is not blank", lambda text: bool(text.strip()))
 
 Id = Annotated[str, ID]
 Name = Annotated[str, _length(1, NAME_MAX)]
-Title = Annotated[str, Check(f"one line of at most {TITLE_MAX} characters", _is_title)]
+Title = Annotated[str, Check(f"one line of at most {TITLE_MAX} characters, none of them a control", is_title)]
 Instructions = Annotated[
     str, Check(f"at most {INSTRUCTIONS_BYTES} bytes", lambda text: len(text.encode()) <= INSTRUCTIONS_BYTES)
 ]

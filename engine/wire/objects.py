@@ -39,6 +39,8 @@ LABEL_BYTES: Final = KIB
 # Levels and values of a call's input that are shown when the input has to be cut.
 _CUT_DEPTH: Final = 8
 _CUT_VALUES: Final = 64
+# A line of a session's todos is cut with its instructions, to this part of their bound: at first not at all.
+_TODO_SHARE: Final = 32
 
 # The limits that `initialize` tells: what a client can run into, or plan with.
 SHOWN_LIMITS: Final = (
@@ -179,6 +181,7 @@ def encode_session(session: Session, *, room: int = OBJECT_BYTES, size: int | No
     def build(bound: int) -> Object:
         value: Object = codec.plain(session)
         value["title"] = clean(session.title)
+        value["todos"] = [{**todo, "text": clean(todo["text"], bound // _TODO_SHARE)} for todo in value["todos"]]
         if session.instructions is not None:
             head, more = cut_string(session.instructions, bound)
             value["instructions"] = head

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine import config
 from engine.config import Config, ConfigError, parse
 from engine.limits import Limits
+from engine.prices import Price
 
 FULL = """
 listen = "[::1]:9000"
@@ -496,3 +497,47 @@ def test_a_tool_server_is_a_program_or_a_service() -> None:
     assert of('command = "x"', "shell") == {"toolsets.shell"}
     found = parse('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nargs = ["y"]\ncall_timeout = "5 s"\nrestart = "never"')
     assert (found.toolsets["git"].args, found.toolsets["git"].call_timeout) == (("y",), 5.0)
+
+
+# ------------------------------------------------------------------ prices and titles
+PRICED = """
+title_model = "small"
+currency = "EUR"
+[models.small]
+provider = "openai"
+base_url = "http://127.0.0.1:1"
+model = "s"
+[models.small.price]
+input = 3
+output = 15.25
+cache_read = 0.3
+per = "1K"
+"""
+
+
+def test_prices_a_currency_and_the_model_of_titles() -> None:
+    found = parse(PRICED)
+    assert found.models["small"].price == Price(input=3.0, output=15.25, cache_read=0.3, per="1K")
+    assert (found.title_model, found.currency) == ("small", "EUR")
+    nothing = parse("")
+    assert (nothing.title_model, nothing.currency, nothing.models["demo"].price) == (None, "USD", None)
+    assert parse("[models.demo]\nprovider = 'demo'\nprice = {input = 1, output = 2}").models["demo"].price is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("title_model = 'demo'", "title_model"),
+        ("title_model = 'smal'", "title_model"),
+        ("title_model = ''", "title_model"),
+        ("title_model = 'd'\n[models.d]\nprovider = 'demo'", "title_model"),
+        ("currency = 'euro'", "currency"),
+        (PRICED.replace("input = 3", "input = -3"), "models.small.price.input"),
+        (PRICED.replace("input = 3", "inputs = 3"), "models.small.price.inputs"),
+        (PRICED.replace("output = 15.25", ""), "models.small.price.output"),
+        (PRICED.replace('"1K"', '"1G"'), "models.small.price.per"),
+        (PRICED.replace("0.3", "nan"), "models.small.price.cache_read"),
+    ],
+)
+def test_mistakes_of_prices_and_titles(text: str, place: str) -> None:
+    assert place in mistakes(text)

@@ -27,6 +27,7 @@ from engine.transcript.records import (
 from engine.transcript.session import Session
 from tests.engine.storage.conftest import NOW, Store
 
+SMALL = Usage(input_tokens=3, cost=0.001)
 USAGE = Usage(input_tokens=100, output_tokens=7, cost=0.25)
 
 
@@ -310,12 +311,13 @@ def test_a_title_that_a_person_gave_stays(store: Store) -> None:
     store.start(text="fix the bug\nplease")
     assert catalog.get(store.reader, "ses_1").title == "fix the bug"
     assert not catalog.is_named(store.reader, "ses_1")
-    assert catalog.name(store.writer, "ses_1", "A bug is fixed", NOW)
+    assert catalog.name(store.writer, "ses_1", "A bug is fixed", SMALL, NOW)
     assert catalog.get(store.reader, "ses_1").title == "A bug is fixed"
-    assert not catalog.name(store.writer, "ses_1", "Another", NOW)
+    assert catalog.get(store.reader, "ses_1").usage == SMALL
+    assert not catalog.name(store.writer, "ses_1", "Another", SMALL, NOW)
     catalog.update(store.writer, "ses_1", SessionChanges(title=""), NOW)
-    assert catalog.name(store.writer, "ses_1", "Again", NOW)
+    assert catalog.name(store.writer, "ses_1", "Again", SMALL, NOW)
     store.session("2", title="mine")
     assert catalog.is_named(store.reader, "ses_2")
-    assert not catalog.name(store.writer, "ses_2", "Not yours", NOW)
-    assert (catalog.get(store.reader, "ses_2").title, catalog.get(store.reader, "ses_2").revision) == ("mine", 1)
+    assert not catalog.name(store.writer, "ses_2", "Not yours", SMALL, NOW)
+    assert catalog.get(store.reader, "ses_2").title == "mine"

@@ -30,6 +30,7 @@ from engine.transcript.records import (
     UserMessage,
 )
 from engine.transcript.session import Session
+from engine.transcript.todo import TODO_CHARACTERS, TODOS_MAX, Todo
 from engine.wire import handles, objects
 from engine.wire.objects import cut_json, cut_string, encode_message, encode_output, encode_part, encode_run
 
@@ -253,7 +254,24 @@ def test_a_session() -> None:
         "toolsets": ["files"], "metadata": {"a": [1]}, "revision": 0, "queued": 0, "message_count": 0,
         "usage": {"input_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "cache_read_tokens": 0,
                   "cache_write_tokens": 0},
+        "todos": [],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("character", ["x", '"', "語", "😀"])
+def test_the_longest_todos_fit_with_all_else_that_a_session_has(character: str) -> None:
+    todos = tuple(Todo(text=character * TODO_CHARACTERS, status="in_progress") for _ in range(TODOS_MAX))
+    session = attrs.evolve(
+        SESSION, todos=todos, instructions="\0" * 65_536, metadata=b'{"a":"' + b"x" * 16_000 + b'"}', cwd="/" + "x" * 4095
+    )
+    assert json.loads(objects.encode_session(attrs.evolve(SESSION, todos=todos)))["todos"] == [
+        {"text": todo.text, "status": "in_progress"} for todo in todos
+    ]
+    for room in (objects.OBJECT_BYTES, 65_536):
+        encoded = objects.encode_session(session, room=room)
+        assert len(encoded) <= room
+        found = json.loads(encoded)["todos"]
+        assert len(found) == TODOS_MAX and all(todo["text"] for todo in found)
 
 
 def test_long_instructions_are_cut_and_a_list_may_cut_them_shorter() -> None:

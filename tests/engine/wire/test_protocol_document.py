@@ -25,6 +25,7 @@ from engine.transcript.records import (
     UserMessage,
 )
 from engine.transcript.session import Session
+from engine.transcript.todo import Todo
 from engine.wire import bounds, frames, objects
 from engine.wire.methods import METHODS, PROTOCOL_VERSIONS, SUBPROTOCOL, ClientInfo, Input
 
@@ -121,6 +122,7 @@ def test_objects() -> None:
     said = {name: set(names(cells[0])) for name, cells in table("object").items()}
     assert said == {
         "session": fields(Session),
+        "todo": fields(Todo),
         "run": fields(Run),
         "info of a user": fields(UserMessage) | {"role"},
         "info of an assistant": fields(AssistantMessage) | {"role"},
