@@ -17,10 +17,10 @@ from actors.models import Models
 from actors.progress import Progress
 from engine.errors import PeerError
 from engine.limits import Limits
-from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta
+from engine.providers.base import ModelEvent, ModelRequest, ReasoningDelta, TextDelta, UsageReported
 from engine.runs import retry
-from engine.runs.turn import Turn
-from engine.transcript.records import Failure
+from engine.runs.turn import Step, Turn
+from engine.transcript.records import NO_USAGE, Failure, Usage
 
 # Of one batch of a model's text between two looks at the loop: a few frames' worth, a fraction of the log's bound.
 PIECE_CHARACTERS: Final = 64 * 1024
@@ -72,6 +72,39 @@ class Answers:
                 await trio.sleep(again.delay)
                 attempt = again.attempt
         raise retry.out_of_time(attempt, self._limits)
+
+    async def text(self, request: ModelRequest, most: int) -> tuple[str, Usage]:
+        """What the model says outside of a turn, at most `most` bytes of it, and its usage; the call is repeated as
+        that of a turn is. Raises as `answer` does. Cancelled: nothing has happened."""
+        attempt = 1
+        with trio.move_on_after(self._limits.call_timeout) as scope:
+            while True:
+                try:
+                    return await self._whole(request, most)
+                except PeerError as exc:
+                    left = scope.deadline - trio.current_time()
+                    again = retry.after(exc, attempt, left=left, random=self._random(), limits=self._limits)
+                    if again is None:
+                        raise retry.given_up(exc, attempt, self._limits) from None
+                    self._models.retried(request.model, exc.code)
+                await self._progress.apply(Step([], [retry.scheduled(again)]))
+                await trio.sleep(again.delay)
+                attempt = again.attempt
+        raise retry.out_of_time(attempt, self._limits)
+
+    async def _whole(self, request: ModelRequest, most: int) -> tuple[str, Usage]:
+        pieces: list[str] = []
+        size = 0
+        usage = NO_USAGE
+        async with self._models.open(request.model, request) as stream:
+            while size < most and (batch := await stream.receive()) is not None:
+                for event in batch:
+                    if isinstance(event, TextDelta):
+                        pieces.append(event.text)
+                        size += len(event.text.encode())
+                    elif isinstance(event, UsageReported):
+                        usage = event.usage
+        return "".join(pieces).encode()[:most].decode("utf-8", "ignore"), usage
 
     async def _attempt(self, turn: Turn, request: ModelRequest) -> None:
         async with self._models.open(request.model, request) as stream:

@@ -24,7 +24,7 @@ from engine.limits import Limits
 from engine.runs.lifecycle import TERMINAL
 from engine.storage import applying
 from engine.storage.changes import AddPart, AppendText, Change, FoldText, PutPart, PutRun
-from engine.transcript.records import ReasoningPart, TextPart, ToolPart
+from engine.transcript.records import CompactionPart, ReasoningPart, TextPart, ToolPart
 
 # What a change weighs beside its texts in the bound of unsaved bytes: about its row.
 _ROW_BYTES = 256
@@ -279,6 +279,8 @@ def _weight(change: Change) -> int:
             return _bytes(text)
         case AddPart(part=TextPart() | ReasoningPart() as part):
             return _bytes(part.text)
+        case AddPart(part=CompactionPart() as part):
+            return _bytes(part.summary)
         case FoldText(signature=str() as signature):
             return _bytes(signature)
         case AddPart(part=ToolPart() as part) | PutPart(part=ToolPart() as part):

@@ -31,6 +31,7 @@ from engine.providers.openai_answer import OpenAIDecoder
 from engine.redaction import HIDDEN
 from engine.transcript.records import Usage
 
+from engine.transcript.window import Room
 _log = logging.getLogger("greenroom.models")
 
 # After the finish reason the usage may still come, after the end of the answer only the end of the body.
@@ -96,10 +97,17 @@ class Models:
     def has(self, name: str) -> bool:
         return name in self._configs
 
-    def context_window(self, name: str) -> int | None:
-        """Tokens, None for a model that is not configured."""
+    def room(self, name: str) -> Room | None:
+        """What the model takes, None for one that is not configured."""
         config = self._configs.get(name)
-        return config.context_window if config is not None else None
+        if config is None:
+            return None
+        return Room(
+            window=config.context_window,
+            answer=config.max_output_tokens,
+            compact_at=config.compact_at,
+            compact_model=config.compact_model,
+        )
 
     def retried(self, name: str, code: str) -> None:
         """A call that failed with this code is repeated: to be counted."""

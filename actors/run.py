@@ -27,13 +27,15 @@ from actors._ask import ActorDied
 from actors._feed import RunFeed
 from actors.answers import Answers
 from actors.calls import Calls
+from actors.compaction import OVERFLOW, Compactor
 from actors.journal import RunJournal
 from actors.progress import Progress, events_of
 from actors.services import Services
 from actors.snapshots import StoredSnapshot
+from actors.windows import Windows
 from engine import ids
 from engine.commands import StartRun
-from engine.errors import CallerError, EngineError
+from engine.errors import CallerError, EngineError, PeerError
 from engine.providers.base import ModelRequest
 from engine.runs.approvals import Resolution
 from engine.runs.events import RunFinished, RunStatus
@@ -44,17 +46,14 @@ from engine.storage.changes import PutRun
 from engine.storage.starting import StoredRun
 from engine.tools.names import provider_names
 from engine.tools.spec import ToolSpec
-from engine.transcript.records import AssistantMessage, Failure, Finish, Message, MessageInfo
+from engine.transcript.records import AssistantMessage, Failure, Finish, Message
 from engine.transcript.session import Session
+from engine.transcript.window import Marks
 from engine.wire import events as wire_events
 
 _log = logging.getLogger("greenroom.run")
 
 SHUTDOWN: Final = "shutdown"
-# Bytes of text that one token is taken for when a window is chosen: low, so that the window rather fits.
-BYTES_PER_TOKEN: Final = 3
-# The window of a model whose configuration does not name one.
-WINDOW_TOKENS: Final = 32_768
 
 
 @attrs.frozen(slots=True)
@@ -101,7 +100,7 @@ class RunRef(Ref):
 
 class Run(Actor):
     """See the module. `on_settled` is called once, synchronously, after the last event is in the log, with the feed
-    and whether the end is stored."""
+    and whether the end is stored. A run that `compacts` does nothing else, and `message` is not stored."""
 
     mailbox_messages = 1  # takes no messages: stop and events have ways of their own
 
@@ -113,6 +112,9 @@ class Run(Actor):
         message: Message,
         journal: RunJournal,
         on_settled: Callable[[RunFeed, bool], None],
+        marks: Marks,
+        *,
+        compacts: bool = False,
     ) -> None:
         self._services = services
         self._limits = services.limits
@@ -127,10 +129,15 @@ class Run(Actor):
         self._settling = False
         self._boundary = trio.Lock()  # a turn begins, or a message is taken in
         self._steered = 0  # messages that no turn has seen
-        self._ending = False
+        self._ending = compacts  # it takes no messages in
         self._status: Status = "running"
         self._progress = Progress(feed, journal, services.limits, services.now_ms)
         self._answers = Answers(services.models, services.limits, self._progress, services.now_ms, services.random)
+        self._windows = Windows(services, session, feed.run.id, feed.run.model, marks)
+        self._compactor = Compactor(
+            services, feed, self._progress, self._answers, self._windows, None if compacts else message.info.id
+        )
+        self._compacts = compacts
         self._calls = Calls(services, session, feed, self._progress, self._pins)
         self._clock = trio.CancelScope()  # of the whole run
         self._left = 0.0  # seconds that it had when a person was waited for
@@ -188,7 +195,7 @@ class Run(Actor):
         """All turns; errors become the end that they mean."""
         try:
             with trio.move_on_after(self._limits.run_timeout) as self._clock:
-                return await self._turns()
+                return await (self._compact() if self._compacts else self._turns())
             message = f"the run did not end in {self._limits.run_timeout:g} s"
             return _End("failed", "error", error=Failure(code="deadline", message=message))
         except Exception as exc:  # noqa: BLE001 - a run ends in its own terminal state, whatever broke it
@@ -214,8 +221,9 @@ class Run(Actor):
         specs = await self._services.toolbox.specs(self._session.toolsets)
         known = [spec.name for spec in specs]
         names = provider_names(known)
+        self._windows.give_tools(specs)
         for number in range(1, self._limits.turns_per_run + 1):
-            turn = await self._answers.answer(functools.partial(self._begin, number, specs, names))
+            turn = await self._answer(number, specs, names)
             over = not turn.calls or turn.full
             finish: Finish = "tool_calls"
             if over:
@@ -232,6 +240,28 @@ class Run(Actor):
         message = f"the run made {self._limits.turns_per_run} turns without an end"
         return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
 
+    async def _compact(self) -> _End:
+        if await self._compactor.by_hand():
+            return _End("completed", "stop")
+        return _End("completed", "stop", "there was too little that a summary could take the place of")
+
+    async def _answer(self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]) -> Turn:
+        """A turn with the model's answer, which is asked for again with less if it was too much."""
+        while True:
+            try:
+                turn = await self._answers.answer(functools.partial(self._begin, number, specs, names))
+            except PeerError as exc:
+                if exc.code != OVERFLOW or self._progress.turn is None:
+                    raise
+                failure = Failure(code=exc.code, message=exc.message)
+                turn = self._progress.turn
+                step = turn.interrupt("error", failure.message, self._services.now_ms(), failure)
+                await self._progress.apply(self._progress.counted(turn, step))
+                await self._compactor.after_overflow(exc)
+            else:
+                self._compactor.answered()
+                return turn
+
     async def _begin(
         self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]
     ) -> tuple[Turn, ModelRequest]:
@@ -244,26 +274,21 @@ class Run(Actor):
             model=run.model,
         )
         turn = Turn(number, info, limits=self._limits, full_name=lambda name: names.get(name, name))
-        async with self._boundary:  # what is sent to the run now is in the window, or behind this turn's message
-            messages = await self._window(run.model)
-            self._steered = 0
-            self._ending = number == self._limits.turns_per_run
-            self._progress.turn = turn
-            await self._progress.apply(turn.begin())
+        compacted = False
+        while True:
+            async with self._boundary:  # what is sent to the run now is in the window, or behind this turn's message
+                window = await self._windows.read()
+                if compacted or not self._compactor.is_due(window):
+                    self._steered = 0
+                    self._ending = number == self._limits.turns_per_run
+                    self._progress.turn = turn
+                    await self._progress.apply(turn.begin())
+                    break
+            await self._compactor.in_time(window)
+            compacted = True
         return turn, ModelRequest(
-            model=run.model, instructions=self._session.instructions, messages=messages, tools=specs
+            model=run.model, instructions=self._session.instructions, messages=window.messages, tools=specs
         )
-
-    async def _window(self, model: str) -> tuple[Message, ...]:
-        tokens = self._services.models.context_window(model) or WINDOW_TOKENS
-        found = await self._services.store.window(
-            self._session.id, max_messages=self._limits.window_messages, max_bytes=tokens * BYTES_PER_TOKEN
-        )
-        return tuple(message for message in found.messages if not self._is_failed_attempt(message.info))
-
-    def _is_failed_attempt(self, info: MessageInfo) -> bool:
-        # The run goes on, so what failed in it is being tried again.
-        return isinstance(info, AssistantMessage) and info.run_id == self._feed.run.id and info.finish == "error"
 
     # ------------------------------------------------------------ messages to the run at work
     async def steer(self, message: Message, start: StartRun) -> StoredRun | None:

@@ -39,6 +39,7 @@ from engine.storage.starting import StoredRun
 from engine.transcript.records import Message
 from engine.transcript.session import Session as SessionRecord
 
+from engine.transcript.window import Marks
 # Between two attempts to store a run's end that the disk refused: soon after space was made, and no load until then.
 SETTLE_DELAY: Final = 5.0
 DELETED: Final = "deleted"  # the reason of a stop
@@ -69,6 +70,7 @@ class Session(Actor):
         self._lost: RunRecord | None = None  # a run whose end is not stored
         self._changed = trio.Event()
         self._used = trio.current_time()
+        self._marks = Marks()
         self._handling = False  # a message, which may take long
         self._begun = trio.Event()  # the start of the active run is over
         self.active: RunFeed | None = None
@@ -212,7 +214,7 @@ class Session(Actor):
     async def _launch(self, record: SessionRecord, feed: RunFeed, message: Message, revision: int) -> StartedRun:
         run = feed.run
         journal = self._services.store.open_journal(run.session_id)
-        actor = Run(self._services, record, feed, message, journal, self._settled)
+        actor = Run(self._services, record, feed, message, journal, self._settled, self._marks)
         feed.snapshots_from(actor.snapshot)
         self.active = feed
         self._begun = trio.Event()

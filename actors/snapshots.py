@@ -13,7 +13,7 @@ from engine import codec
 from engine.errors import CallerError
 from engine.limits import DEFAULT, KIB
 from engine.runs.record import Run
-from engine.transcript.records import KIND_OF, ReasoningPart, TextPart, ToolPart
+from engine.transcript.records import KIND_OF, CompactionPart, ReasoningPart, TextPart, ToolPart
 from engine.wire import events, handles
 
 # Text of one piece: the bound of any string of the wire. Escaped at the worst it grows six-fold, so what does not
@@ -89,6 +89,6 @@ async def final(store: StoreRef, run: Run) -> StoredSnapshot:
     for part, size in message.parts:
         if isinstance(part, TextPart | ReasoningPart):
             parts.append(({"id": part.id, "kind": KIND_OF[type(part)]}, part.id, size))
-        elif isinstance(part, ToolPart):
+        elif isinstance(part, ToolPart | CompactionPart):
             parts.append((events.shown(part), None, 0))
     return StoredSnapshot(store, run, message.message_id, run.last_seq, parts)

@@ -167,6 +167,7 @@ class StoreRef(Ref):
         max_messages: int,
         max_bytes: int,
         start: int | None = None,
+        run_id: str | None = None,
         media_bytes: int | None = None,
     ) -> Window:
         """What a model gets, its media included up to `media_bytes` (limits.window_media_bytes at most); see
@@ -177,7 +178,9 @@ class StoreRef(Ref):
         rows = self._store.rows
 
         def work(connection: Connection) -> Window:
-            found = window.read(connection, session_id, max_messages, max_bytes, cache=rows, start=start, limits=limits)
+            found = window.read(
+                connection, session_id, max_messages, max_bytes, rows, start=start, run_id=run_id, limits=limits
+            )
             return attrs.evolve(found, messages=with_media(found.messages, blobs, most))
 
         return await self._read(work)

@@ -122,7 +122,9 @@ OutputTokens = Annotated[int, Check("1 to 1000000", lambda tokens: 1 <= tokens <
 @attrs.frozen(slots=True, kw_only=True)
 class ModelConfig:
     """A model by the name that users give it. `model` is the name that the endpoint knows; `base_url` absent is the
-    provider's own service. `max_output_tokens` bounds one answer, thinking included (anthropic only)."""
+    provider's own service. `max_output_tokens` bounds one answer, thinking included (anthropic), and as much of the
+    window is left free for it. From `compact_at` of the window on a conversation is summarised, by the model
+    `compact_model` if one is named (0: only when a service refuses it as too large)."""
 
     provider: Literal["openai", "anthropic", "demo"]
     base_url: Url | None = None
@@ -324,6 +326,10 @@ def _models(raw: Mapping[str, Any]) -> Mistakes:
             mistakes.append((f"{place}.max_output_tokens", "is for models of anthropic only"))
     default = raw.get("default_model")
     known = [*(name for name, _ in _tables(raw, "models")), DEMO]
+    for name, table in _tables(raw, "models"):
+        writer = table.get("compact_model")
+        if isinstance(writer, str) and writer not in known:
+            mistakes.append((f"models.{name}.compact_model", f"no such model{_meant(writer, known)}"))
     if isinstance(default, str) and default not in known:
         mistakes.append(("default_model", f"no such model{_meant(default, known)}"))
     return mistakes + _title_model(raw, known)

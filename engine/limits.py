@@ -59,6 +59,7 @@ class Limits:
     # --- transcript and store
     window_messages: int = _bound(1000, "count", "messages of the tail that a step reads from the store")
     protected_tokens: int = _bound(40_000, "count", "estimated tokens of the newest tool output that stay in a window")
+    summary_bytes: int = _bound(32 * KIB, "bytes", "one summary of a conversation; what a model says beyond it is cut")
     prune_tokens: int = _bound(20_000, "count", "as many more of them have grown old before old ones are cleared")
     row_cache_bytes: int = _bound(
         16 * MIB, "bytes", "decoded messages of all windows: of some 25 long sessions at work; read again beyond it"

@@ -68,9 +68,10 @@ ACTORS_ORDER = (
     "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
     "places", "blobs", "journal", "paged", "models", "store", "snapshots", "_call_time", "_toolset_life",
-    "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "services", "calls",
-    "run", "session_ref", "session", "admission", "creating", "registry_ref", "registry", "composition", "governor",
-    "owners", "metrics", "gateway", "daemon", "api", "client", "cli", "terminal",
+    "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles",
+    "services", "windows", "compaction", "calls", "run", "session_ref", "session", "admission", "creating",
+    "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "daemon", "api", "client",
+    "cli", "terminal",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from engine.errors import PeerError
+from engine.providers import overflow
 
 # Characters of a service's own words that are shown: enough for its longest sentence.
 MESSAGE_MAX: Final = 500
@@ -28,14 +29,6 @@ _RETRY_WORDS: Final = re.compile(
 )
 # A spent account answers like a rate limit, but waiting does not help.
 _FINAL_WORDS: Final = re.compile(r"insufficient.?quota|billing|credit balance", re.I)
-_OVERFLOW_WORDS: Final = re.compile(
-    r"context.?length|context.?window|context size|maximum.{0,20} tokens|exceeds?.{0,40} context"
-    r"|(prompt|input|request|messages?|conversation|content|context)\b.{0,80}\btoo (long|large|many tokens)"
-    r"|reduce the length of the (messages|prompt|input)",
-    re.I | re.S,
-)
-_OVERFLOW_KINDS: Final = re.compile(r"context_length_exceeded|request_too_large")
-_OVERFLOW_STATUSES: Final = frozenset({400, 413, 422, 500})
 
 
 def printable(text: str, most: int = MESSAGE_MAX) -> str:
@@ -58,10 +51,11 @@ def error_of_object(error: Any, *, status: int | None = None, where: str = "repo
     number = next((kind for kind in kinds if isinstance(kind, int)), status)
     names = " ".join(kind for kind in kinds if isinstance(kind, str))
     limited = number == 429 or re.search(r"rate.?limit", names, re.I) is not None
-    if _OVERFLOW_KINDS.search(names) or (
-        not limited and (number is None or number in _OVERFLOW_STATUSES) and _OVERFLOW_WORDS.search(message)
-    ):
-        return PeerError("context_overflow", f"the conversation does not fit the model's window: {text}")
+    too_large = overflow.find(message, names, number, limited=limited, told=_field(error, "n_ctx"))
+    if too_large is not None:
+        return PeerError(
+            "context_overflow", f"the conversation does not fit the model's window: {text}", **too_large.data()
+        )
     final = _FINAL_WORDS.search(f"{names} {message}") is not None
     by_number = number is not None and (number >= 500 or number in _RETRY_STATUSES)
     retry = not final and (by_number or (number is None and _RETRY_WORDS.search(f"{names} {message}") is not None))
@@ -79,8 +73,9 @@ def error_from_status(
 ) -> PeerError:
     """The error of an answer whose status is not 200. `headers` have lower-case names; `body` is its begin.
 
-    `data` has `status`, and `retry_after` (seconds, a float) if the service asked for a pause. `key_source` says
-    where the key was looked for ("the environment variable X"); the key itself is never known here.
+    `data` has `status`, of an overflow what there was too much of (engine.providers.overflow), and `retry_after`
+    (seconds, a float) if the service asked for a pause. `key_source` says where the key was looked for ("the
+    environment variable X"); the key itself is never known here.
     """
     try:
         value = orjson.loads(body)
@@ -90,8 +85,6 @@ def error_from_status(
     if value is None:
         value = "a web page" if _is_page(body) else body[: 8 * MESSAGE_MAX].decode("utf-8", "backslashreplace")
     found = error_of_object(value, status=status, where=where)
-    if status == 413 and found.code != "context_overflow":
-        found = PeerError("context_overflow", f"the conversation is too large for the model's service: {found.message}")
     message = found.message
     if status in (401, 403):
         place = key_source or "no key is configured (api_key_env or api_key_file)"
@@ -104,7 +97,7 @@ def error_from_status(
     pause = retry_after(headers)
     if pause is not None:
         data["retry_after"] = pause
-    return PeerError(found.code, message, retry=found.retry, **data)
+    return PeerError(found.code, message, retry=found.retry, **found.data, **data)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -153,6 +146,15 @@ def _words(error: Any) -> tuple[str, list[str | int]]:
             break
     text = error if isinstance(error, str) else _dumped(error)
     return text[: 8 * MESSAGE_MAX], kinds
+
+
+def _field(error: Any, name: str) -> object:
+    """A field of the error or of the object inside it."""
+    inner = error.get("error") if isinstance(error, dict) else None
+    for value in (error, inner):
+        if isinstance(value, dict) and name in value:
+            return value[name]
+    return None
 
 
 def _dumped(value: Any) -> str:

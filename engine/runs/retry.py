@@ -22,6 +22,7 @@ import attrs
 from engine.errors import PeerError
 from engine.limits import Limits
 from engine.restart import Backoff
+from engine.runs.events import RetryScheduled
 
 _OF_SERVICES: Final = frozenset({"provider_error", "provider_timeout"})
 _UNITS: Final = (("days", 86_400), ("hours", 3600), ("minutes", 60))
@@ -39,6 +40,13 @@ class Retry:
     @property
     def delay_ms(self) -> int:
         return round(self.delay * 1000)
+
+
+def scheduled(retry: Retry) -> RetryScheduled:
+    """The event that tells of it."""
+    return RetryScheduled(
+        attempt=retry.attempt, max_attempts=retry.max_attempts, delay_ms=retry.delay_ms, reason=retry.reason
+    )
 
 
 def after(error: PeerError, attempt: int, *, left: float, random: float, limits: Limits) -> Retry | None:

@@ -38,17 +38,17 @@ from engine.runs.events import (
     PartDelta,
     PartFinished,
     PartStarted,
-    RetryScheduled,
     TurnFinished,
     TurnStarted,
 )
-from engine.runs.retry import Retry
+from engine.runs.retry import Retry, scheduled
 from engine.storage.changes import AddMessage, AddPart, AppendText, Change, FinishMessage, FoldText, PutPart
 from engine.tools.spec import ToolResult
 from engine.transcript.records import (
     NO_USAGE,
     AssistantMessage,
     Blob,
+    CompactionPart,
     Failure,
     FilePart,
     Finish,
@@ -80,7 +80,7 @@ class PartAdded:
     """A part that is whole at once; on the wire a `part.started` and a `part.finished`."""
 
     message_id: str
-    part: FilePart | PatchPart
+    part: FilePart | PatchPart | CompactionPart
 
 
 Fact = Event | ToolChanged | PartAdded
@@ -165,10 +165,7 @@ class Turn:
         self._usage_before, self._usage = self.usage, NO_USAGE
         self.finish = None
         part = RetryPart(id=ids.part_id(), attempt=retry.attempt, reason=retry.reason, delay_ms=retry.delay_ms)
-        scheduled = RetryScheduled(
-            attempt=retry.attempt, max_attempts=retry.max_attempts, delay_ms=retry.delay_ms, reason=retry.reason
-        )
-        return Step([AddPart(self.info.id, part)], [scheduled])
+        return Step([AddPart(self.info.id, part)], [scheduled(retry)])
 
     # ------------------------------------------------------------ the answer
     def take(self, events: Iterable[ModelEvent]) -> Step:

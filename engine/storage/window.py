@@ -78,17 +78,19 @@ def read(
     cache: RowCache | None = None,
     *,
     start: int | None = None,
+    run_id: str | None = None,
     limits: Limits = DEFAULT,
 ) -> Window:
     """What a model gets of the transcript, oldest first: see engine.transcript.window. `start` is that of the window
-    before; this one begins there again if it fits. Raises CallerError unknown_session.
+    before; this one begins there again if it fits. `run_id` is the run that goes on. Raises CallerError
+    unknown_session.
 
     An attempt that failed and was repeated is left out: an answer that finished with `error` and is followed by
     another one of the same run. A model that saw the beginning which it never finished would go on from there, or say
-    it twice. A run's last answer stays, even if it failed: it is what the user got.
+    it twice. The last answer of a run that has ended stays, even if it failed: it is what the user got.
     """
     rows = Rows(connection, session_id, _sizes, cache)
-    found = _collect(connection, rows, max_messages, max_bytes, start, limits)
+    found = _collect(connection, rows, max_messages, max_bytes, start, run_id, limits)
     part = KEPT_PART if found.full and start is not None else 1.0
     own = found.summary.sizes.weight if found.summary is not None else 0
     choice = choose(found.entries, max(1, int(max_messages * part)), int(max_bytes * part) - own)
@@ -131,12 +133,18 @@ class _Collected:
 
 
 def _collect(
-    connection: Connection, rows: _Rows, max_messages: int, max_bytes: int, start: int | None, limits: Limits
+    connection: Connection,
+    rows: _Rows,
+    max_messages: int,
+    max_bytes: int,
+    start: int | None,
+    run_id: str | None,
+    limits: Limits,
 ) -> _Collected:
     old = (limits.protected_tokens + limits.prune_tokens) * BYTES_PER_TOKEN
     found = _Collected()
     floor = size = outputs = 0
-    for row in _newest_first(rows):
+    for row in _newest_first(rows, run_id):
         if row.position < floor:
             break
         weight = row.sizes.weight
@@ -161,9 +169,8 @@ def _collect(
     return found
 
 
-def _newest_first(rows: _Rows) -> Iterator[_Row]:
-    """The messages that a model may see."""
-    newer: str | None = None  # the run of the answer that follows
+def _newest_first(rows: _Rows, newer: str | None) -> Iterator[_Row]:
+    """The messages that a model may see. `newer` is the run of the answer that follows."""
     for row in rows.newest_first():
         info = row.info
         if isinstance(info, AssistantMessage):

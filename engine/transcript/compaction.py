@@ -21,6 +21,7 @@ from engine.transcript.records import (
     PatchPart,
     TextPart,
     ToolPart,
+    UserMessage,
 )
 from engine.transcript.window import Window, weight_of
 
@@ -50,6 +51,12 @@ REQUEST: Final = "Compact the conversation: put a summary in place of its beginn
 
 _ASK: Final = "Summarise this conversation:\n\n"
 _LEFT_OUT: Final = "[The beginning is left out here.]\n\n"
+
+
+def request_message(message_id: str, part_id: str, run_id: str, now: int) -> Message:
+    """What `run.started` shows of a run that only compacts. It is no part of the transcript."""
+    info = UserMessage(id=message_id, created_at=now, run_id=run_id)
+    return Message(info, (TextPart(id=part_id, text=REQUEST),))
 
 
 def split(window: Window, keep_bytes: int, *, by_hand: bool = False) -> int:

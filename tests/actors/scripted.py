@@ -34,6 +34,7 @@ from engine.runs import events
 from engine.runs.events import Event, Numbered, PartDelta
 from engine.runs.log import Gap
 from engine.storage import applying, approvals, starting, waiting
+from engine.transcript.window import Room
 
 LIMIT = 30.0
 NO_RULES = Permissions()
@@ -87,6 +88,7 @@ class ScriptedModels:
 
     def __init__(self) -> None:
         self.refuses: Exception | None = None
+        self.rooms: dict[str, Room] = {}  # of models; others are never compacted in time
         self.open_now = 0
         self._send, self._calls = trio.open_memory_channel[Call](WAITING)
 
@@ -99,8 +101,8 @@ class ScriptedModels:
     def has(self, name: str) -> bool:
         return name in ("model", "other")
 
-    def context_window(self, name: str) -> int | None:
-        return 8192
+    def room(self, name: str) -> Room | None:
+        return self.rooms.get(name, Room(window=8192, answer=1024, compact_at=0.0))
 
     def retried(self, name: str, code: str) -> None:
         """Counted by the real one."""

@@ -389,7 +389,7 @@ async def test_a_model_that_is_not_configured(server: ModelServer) -> None:
     async with models(server) as ours:
         assert ours.has("ours")
         assert not ours.has("other")
-        assert ours.context_window("other") is None
+        assert ours.room("other") is None
         with pytest.raises(CallerError) as caught:
             await read(ours, request("hello"), "other")
         assert caught.value.code == "unknown_model"

@@ -1,0 +1,100 @@
+"""The windows of one run: what its model is shown at each turn, and whether that is about to be too much.
+
+What a window begins with, and what a service turned out to take, is remembered by the session (`Marks`), so that the
+requests of its runs begin alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from actors.services import Services
+from engine.errors import PeerError
+from engine.providers.overflow import Overflow
+from engine.storage.media import media_bytes
+from engine.tools.spec import ToolSpec
+from engine.transcript.session import Session
+from engine.transcript.window import BYTES_PER_TOKEN, Marks, Room, Window, bytes_for_messages, used
+
+# Of a model that is not configured: it fails when it is called.
+_UNKNOWN: Final = Room(window=32_768, answer=4096, compact_at=0.0)
+# Of a request that was refused without a word about its bound: what the next one may have.
+_SHRINK: Final = 0.75
+
+
+class Windows:
+    def __init__(self, services: Services, session: Session, run_id: str, model: str, marks: Marks) -> None:
+        self._services = services
+        self._session = session
+        self._run_id = run_id
+        self._marks = marks
+        self._overhead = len((session.instructions or "").encode())  # bytes of a request beside its messages
+        self.model = model
+        self.last = Window(messages=())
+
+    def give_tools(self, specs: Sequence[ToolSpec]) -> None:
+        """These are in each request from now on."""
+        self._overhead += sum(
+            len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) for spec in specs
+        )
+
+    def room(self, model: str | None = None) -> Room:
+        """What the model takes, as far as is known by now."""
+        name = model or self.model
+        room = self._services.models.room(name) or _UNKNOWN
+        learned = self._marks.tokens.get(name)
+        return room if learned is None else attrs.evolve(room, window=min(room.window, learned))
+
+    @property
+    def budget(self) -> int:
+        """Bytes for messages."""
+        return bytes_for_messages(self.room().prompt, self._overhead)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the last request, as they are estimated."""
+        return self.last.size + self._overhead
+
+    async def read(self) -> Window:
+        """What the model is shown now. Raises CallerError unknown_session."""
+        self.last = await self._services.store.window(
+            self._session.id,
+            max_messages=self._services.limits.window_messages,
+            max_bytes=self.budget,
+            start=self._marks.start,
+            run_id=self._run_id,
+            media_bytes=self._marks.media_bytes,
+        )
+        self._marks.start = self.last.start
+        return self.last
+
+    def is_due(self, window: Window) -> bool:
+        """Whether the conversation is to be summarised before the model is called with this window."""
+        threshold = self.room().threshold
+        if threshold is None:
+            return False
+        return window.left_out or used(window, self.model, self._overhead) >= threshold
+
+    def compacted(self) -> None:
+        """The next window begins elsewhere."""
+        self._marks.start = None
+
+    def refused(self, error: PeerError) -> bool:
+        """A service refused the last request as too large: the next one is smaller. Whether that is by media alone."""
+        kind = error.data.get("overflow")
+        media = media_bytes(self.last.messages)
+        if media and kind in (Overflow.MEDIA, Overflow.BYTES):
+            # Half of them, then none: which one was too large is not always said.
+            self._marks.media_bytes = media // 2 if self._marks.media_bytes is None else 0
+            return True
+        self.learn(self.model, error, self.size)
+        return False
+
+    def learn(self, model: str, error: PeerError, size: int) -> None:
+        """A request of so many bytes was too large for the model."""
+        told = error.data.get("window_tokens")
+        tokens = int(size / BYTES_PER_TOKEN * _SHRINK)
+        self._marks.learn(model, min(told, tokens) if isinstance(told, int) else tokens)
