@@ -33,6 +33,7 @@ from actors.registry_ref import RegistryRef
 from actors.run import SHUTDOWN
 from actors.services import Services
 from actors.store import Store, StoreRef
+from actors.titles import Titles
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset, ReadPiece
 from actors.toolsets.functions import FunctionsToolset
@@ -139,7 +140,10 @@ async def open_composition(
 
             def registry() -> Actor:
                 services = Services(
-                    store=child("store"),
+                store_ref: StoreRef = child("store")
+                title_model = config.title_model
+                    store=store_ref,
+                    titles=None if title_model is None else Titles(models, store_ref, title_model),
                     models=models,
                     toolbox=toolbox,
                     limits=config.limits,

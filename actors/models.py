@@ -23,6 +23,7 @@ from actors.logs import hide, redact
 from engine.config import ModelConfig
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
+from engine.prices import Price, priced
 from engine.providers import anthropic_request, demo, openai_request
 from engine.providers.anthropic_answer import AnthropicDecoder
 from engine.providers.base import Decoder, ModelEvent, ModelRequest, ReasoningDelta, TextDelta, UsageReported
@@ -30,8 +31,8 @@ from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
 from engine.redaction import HIDDEN
 from engine.transcript.records import Usage
-
 from engine.transcript.window import Room
+
 _log = logging.getLogger("greenroom.models")
 
 # After the finish reason the usage may still come, after the end of the answer only the end of the body.
@@ -131,7 +132,7 @@ class Models:
         began = trio.current_time()
         try:
             async with self._stream(name, config, request) as stream:
-                counted = _Counted(stream, self._tally)
+                counted = _Counted(stream, self._tally, config.price)
                 try:
                     yield counted
                 finally:
@@ -291,20 +292,23 @@ class _ServiceStream:
 
 
 class _Counted:
-    """A stream, and what passes through it in numbers."""
+    """A stream, and what passes through it in numbers; usage gets its price."""
 
-    def __init__(self, stream: ModelStream, tally: Tally) -> None:
+    def __init__(self, stream: ModelStream, tally: Tally, price: Price | None) -> None:
         self._stream = stream
         self._tally = tally
+        self._price = price
         self.usage = Usage()
 
     async def receive(self) -> list[ModelEvent] | None:
         events = await self._stream.receive()
-        for event in events or ():
-            if type(event) in _DELTAS:
-                self._tally.deltas += 1
-            elif isinstance(event, UsageReported):
-                self.usage = event.usage
+        if events is not None:
+            for index, event in enumerate(events):
+                if type(event) in _DELTAS:
+                    self._tally.deltas += 1
+                elif isinstance(event, UsageReported):
+                    self.usage = priced(event.usage, self._price)
+                    events[index] = UsageReported(self.usage)
         return events
 
 

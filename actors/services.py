@@ -12,6 +12,7 @@ from actors._clock import now_ms
 from actors._tally import Tally
 from actors.models import Models
 from actors.store import StoreRef
+from actors.titles import Titles
 from actors.toolset import Toolbox
 from engine.limits import Limits
 from engine.runs.budget import LogBudget
@@ -29,6 +30,7 @@ class Services:
     budget: LogBudget  # of all replay logs
     tally: Tally = attrs.field(factory=Tally)
     judge: Judge = attrs.field(factory=Judge)
+    titles: Titles | None = None  # None: sessions keep the beginning of their first message as title
     headless: Literal["deny", "allow"] = "deny"
     now_ms: Callable[[], int] = now_ms
     random: Callable[[], float] = random.random

@@ -26,6 +26,7 @@ from actors.run import Run, RunRef
 from actors.services import Services
 from actors.session_ref import BeginNext, Begun, Drop, SessionRef, Start, StartedRun, Update
 from actors.snapshots import final as final_snapshot
+from actors.titles import Titles
 from engine import ids
 from engine.codec import DecodeError
 from engine.commands import StartRun
@@ -38,10 +39,12 @@ from engine.runs.record import Run as RunRecord
 from engine.storage.starting import StoredRun
 from engine.transcript.records import Message
 from engine.transcript.session import Session as SessionRecord
-
 from engine.transcript.window import Marks
+
 # Between two attempts to store a run's end that the disk refused: soon after space was made, and no load until then.
 SETTLE_DELAY: Final = 5.0
+# Runs after which a title is made while the session has none: a model that fails twice is not asked for ever.
+TITLE_ATTEMPTS: Final = 2
 DELETED: Final = "deleted"  # the reason of a stop
 
 
@@ -67,10 +70,11 @@ class Session(Actor):
         self._notices = notices
         self._run: RunRef | None = None
         self._pins = services.store.pins()  # of the message that is being stored
+        self._marks = Marks()
         self._lost: RunRecord | None = None  # a run whose end is not stored
         self._changed = trio.Event()
         self._used = trio.current_time()
-        self._marks = Marks()
+        self._titles_left = TITLE_ATTEMPTS
         self._handling = False  # a message, which may take long
         self._begun = trio.Event()  # the start of the active run is over
         self.active: RunFeed | None = None
@@ -261,6 +265,8 @@ class Session(Actor):
         self.active = None
         self._notices.run_ended(feed, more=bool(self.queue))
         self._changed.set()
+        if stored and feed.run.status == "completed":
+            self._name_soon()
         if not stored and self._lost is None and self.cell.nursery is not None:
             self._lost = feed.run
             self.cell.start_soon(self._settle_lost_in_time)
@@ -275,6 +281,15 @@ class Session(Actor):
             return stored
         self._changed.set()
         return StartedRun(feed.record(), message.info.id, stored.revision, feed)
+
+    def _name_soon(self) -> None:
+        if self._services.titles is not None and self._titles_left and self.cell.state == "running":
+            self._titles_left -= 1
+            self.cell.start_soon(self._name, self._services.titles)
+
+    async def _name(self, titles: Titles) -> None:
+        await titles.make(self._id)
+        self._changed.set()
 
     # ------------------------------------------------------------ the queue
     async def _enqueue(self, start: StartRun, record: SessionRecord, model: str) -> StartedRun | StoredRun:

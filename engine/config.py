@@ -133,11 +133,11 @@ class ModelConfig:
     api_key_file: Text | None = None
     context_window: Tokens = CONTEXT_WINDOW
     max_output_tokens: OutputTokens = MAX_OUTPUT_TOKENS
-
-
     price: Price | None = None
     compact_at: CompactAt = COMPACT_AT
     compact_model: ModelName | None = None
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class ToolsetConfig:
     """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`.
@@ -196,10 +196,10 @@ class Config:
     allowed_origins: tuple[str, ...] = ()
     durability: Durability = "full"
     log_level: LogLevel = "info"
-
-
     title_model: str | None = None
     currency: str = CURRENCY
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class _File:
     """greenroom.toml as it is written; `limits` are read by engine.config_values."""
@@ -216,10 +216,10 @@ class _File:
     allowed_origins: Annotated[tuple[Origin, ...], _FEW] = ()
     durability: Durability = "full"
     log_level: LogLevel = "info"
-
-
     title_model: ModelName | None = None
     currency: Currency = CURRENCY
+
+
 # ------------------------------------------------------------------ reading
 def parse(text: str, **overrides: object) -> Config:
     """The configuration of greenroom.toml's `text` (empty: the defaults). Raises ConfigError with every mistake.
@@ -277,10 +277,10 @@ def _build(file: _File, limits: Limits) -> Config:
         allowed_origins=file.allowed_origins,
         durability=file.durability,
         log_level=file.log_level,
-    )
-
         title_model=file.title_model,
         currency=file.currency,
+    )
+
 
 def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetConfig:
     """The built-in toolset without what a rule denies: what is not there cannot be called. Of a tool server's tools
