@@ -112,10 +112,12 @@ async def test_everything_that_a_run_owned_goes_with_it(
         for number in range(2):  # what is made once stays
             await once(number)
         await it.pass_time(1e6)  # trio keeps scopes until their deadlines, also those that are left
+        await it.actor._services.store.shrink()  # decoded messages are the session's: a bounded cache
         before, tasks = census(), trio.lowlevel.current_statistics().tasks_living
         for number in range(10):
             await once(number)
         await it.pass_time(1e6)
+        await it.actor._services.store.shrink()
         assert census() - before == Counter()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         budget = it.actor._services.budget
