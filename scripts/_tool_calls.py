@@ -143,10 +143,16 @@ class Caller:
                 elif event["type"] == "tool.updated":
                     part = event
         seconds = time.monotonic() - began
-        assert push["params"]["status"] == "completed", push
+        if push["params"]["status"] != "completed":
+            raise AssertionError(await self.client.request("run.get", run_id=push["params"]["run_id"]))
         asked = await trio.to_thread.run_sync(self.models.asked, word)
         results = [message["content"] for message in asked["body"]["messages"] if message["role"] == "tool"]
         return Call(seconds, part["state"], results[-1] if results else part["output"], asked["size"], live)
+
+    async def small(self, tool: str, **given: Any) -> None:
+        """The call after which the toolset is idle."""
+        found = await self.call(tool, **given)
+        assert found.state == "completed", found
 
 
 @contextlib.asynccontextmanager

@@ -37,9 +37,10 @@ from typing import Any
 import attrs
 import trio
 from _daemon import Daemon, Findings, model_server, say
+from _incident import FILES, MATCHES, NEEDLE, make_history, make_tree
 from _lines import FIRST, LAST, lines
 from _mcp_server import LINE_BYTES, READY
-from _tool_calls import MB, PREVIEW_BYTES, RESULT_BYTES, Call, Health, caller, measured
+from _tool_calls import MB, PREVIEW_BYTES, RESULT_BYTES, SETTLE, Call, Caller, Health, Peak, caller, measured
 
 SCRIPTS = Path(__file__).resolve().parent
 SERVER = [sys.executable, "-I", "-S", str(SCRIPTS / "_mcp_server.py")]
@@ -49,6 +50,9 @@ PEAK_MB = 4.0
 STDIO_SECONDS = 2.0  # of 100 MB
 HEALTH_MS = 20.0
 SPOOL_BYTES = 256 * 2**20
+SESSIONS, SERVERS = 3, 9
+# The window of a model of 131,072 tokens at 3 bytes each, what JSON adds to it, and 18 tools.
+REQUEST_BYTES = 500_000
 TRANSPORTS = ("stdio", "json", "sse")
 SMALL = 10 * LINE_BYTES
 _CUT = re.compile(r"^\[… ([\d,]+) lines?, ([\d,]+) bytes? cut …\]$", re.M)
@@ -60,6 +64,8 @@ class Size:
     official: float  # seconds that the official client has for each
     shell: int  # bytes
     file: int  # bytes of the large file, and of the page
+    filler: int  # files without a match
+    history: int  # bytes of the sessions' transcripts
 
 
 def toml(server: list[str]) -> str:
@@ -94,7 +100,7 @@ class Bench:
 
     def on_daemon(self, name: str, tables: str, measure: Callable[[Daemon], Awaitable[None]]) -> None:
         """Measures on a daemon of their own, /healthz asked all the time."""
-        self.folder.joinpath(name).mkdir()
+        self.folder.joinpath(name).mkdir(exist_ok=True)
         daemon = Daemon(self.models.url, self.folder / name, tables=tables, settle=0.2)
 
         async def bounded() -> None:
@@ -152,8 +158,7 @@ class Bench:
 
     async def mcp_result(self, kind: str, tool: str, size: int, daemon: Daemon) -> None:
         async with caller(daemon, self.models, self.folder) as one:
-            small = await one.call(f"{kind}.{tool}", size=SMALL)
-            assert small.state == "completed", small
+            await one.small(f"{kind}.{tool}", size=SMALL)
             call, peak = await measured(self.health, one, f"{kind}.{tool}", size=size)
         key, what = f"{kind}_{tool}_{size // MB}mb", f"{tool} of {size // MB} MB over {kind}"
         say(f"{what}: {call.seconds:.2f} s, {peak} MB")
@@ -176,8 +181,7 @@ class Bench:
     async def printed(self, daemon: Daemon) -> None:
         size = self.size.shell
         async with caller(daemon, self.models, self.folder) as one:
-            small = await one.call("shell.run", command=shlex.join([*PRINTER, "1000"]))
-            assert small.state == "completed", small
+            await one.small("shell.run", command=shlex.join([*PRINTER, "1000"]))
             command = shlex.join([*PRINTER, str(size)])
             call, peak = await measured(self.health, one, "shell.run", command=command, timeout=600)
             most = max(path.stat().st_size for path in (daemon.folder / "data").rglob("*") if path.is_file())
@@ -226,14 +230,77 @@ class Bench:
         self, key: str, tool: str, little: dict[str, Any], given: dict[str, Any], folder: Path, daemon: Daemon
     ) -> None:
         async with caller(daemon, self.models, folder) as one:
-            small = await one.call(tool, **little)
-            assert small.state == "completed", small
+            await one.small(tool, **little)
             call, peak = await measured(self.health, one, tool, **given)
         what = f"{tool} of {json.dumps(given)}"
         say(f"{what}: {call.seconds:.2f} s, {peak} MB, ends with {call.output[-100:]!r}")
         self.peak(key, peak, what)
         self.result(key, call, what)
         self.findings.note(f"{key}_s", round(call.seconds, 2), "s", f"{what}: the run")
+
+    # ------------------------------------------------------------ the incident
+    def incident(self) -> None:
+        folder = self.folder / "home"
+        count, size = make_tree(folder, self.size.filler)
+        say(f"a tree of {count:,} files and {size / MB:.0f} MB, {MATCHES:,} matches in {FILES:,} of them")
+        told = 0
+
+        def tell(written: int) -> None:
+            nonlocal told
+            if written >= told:
+                say(f"{written / MB:.0f} of {self.size.history / MB:.0f} MB of history")
+                told += self.size.history // 5
+
+        data = self.folder / "incident" / "data"
+        names = [f"server{number}" for number in range(SERVERS)]
+        sessions = make_history(data, self.size.history, SESSIONS, folder, ["files", *names], tell)
+        tables = '[toolsets.files]\nkind = "builtin"\n'
+        tables += "".join(f'[toolsets.{name}]\nkind = "mcp"\n{toml([*SERVER, name])}' for name in names)
+        tables += f"[permissions]\nallow = {json.dumps([*names, 'files'])}\n"
+        self.on_daemon("incident", tables, partial(self.searched, sessions, names))
+        self.healthy("incident")
+
+    async def searched(self, sessions: list[str], names: list[str], daemon: Daemon) -> None:
+        calls: dict[str, Call] = {}
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(daemon.connect()) for _ in sessions]
+            callers = [
+                Caller(daemon, client, self.models, session) for client, session in zip(clients, sessions, strict=True)
+            ]
+            for one in callers:
+                await one.small("files.search_files", pattern=NEEDLE, path="project0/part0")
+            for name in names:
+                await callers[0].small(f"{name}.text", size=SMALL)
+
+            async def search(number: int, one: Caller) -> None:
+                # The first stops at the bounds of a result, the second goes through all of the tree.
+                for what in (NEEDLE, f"{NEEDLE}_nowhere"):
+                    calls[f"{number} {what}"] = await one.call("files.search_files", pattern=what)
+
+            listed = await clients[0].request("toolset.list")
+            live = sum(one["state"] == "ready" and one["name"] in names for one in listed["toolsets"])
+            await trio.sleep(SETTLE)
+            peak = Peak(daemon.process.pid)
+            began = time.monotonic()
+            with self.health.marked():
+                async with trio.open_nursery() as nursery:
+                    for number, one in enumerate(callers):
+                        nursery.start_soon(search, number, one)
+            seconds, most = round(time.monotonic() - began, 2), peak.mb()
+        database = (daemon.folder / "data" / "greenroom.db").stat().st_size
+        what = f"the incident ({SESSIONS} sessions, {live} tool servers, {database / MB:.0f} MB of history)"
+        say(f"{what}: {seconds} s, {most} MB; {next(iter(calls.values())).output[-250:]!r}")
+        note, hold = self.findings.note, self.findings.hold
+        self.peak("incident", most, what)
+        hold("incident_servers", live, live == SERVERS, "", "tool servers at work")
+        shown = max(len(call.output.encode()) for call in calls.values())
+        good = shown <= RESULT_BYTES and all(call.state == "completed" for call in calls.values())
+        hold("incident_shown_bytes", shown, good, "bytes", f"{what}: the largest result ≤ {RESULT_BYTES}")
+        largest = max(call.request_bytes for call in calls.values())
+        hold(
+            "incident_request_bytes", largest, largest <= REQUEST_BYTES, "bytes", f"a model's request ≤ {REQUEST_BYTES}"
+        )
+        note("incident_s", seconds, "s", f"{what}: {2 * SESSIONS} searches of {self.size.filler + FILES:,} files")
 
 
 def read_plainly(command: list[str]) -> float:
@@ -260,6 +327,8 @@ def main() -> int:
         official=asked.official,
         shell=int((asked.shell_gb or (0.1 if asked.quick else 1)) * 1e9),
         file=(30 if asked.quick else 300) * MB,
+        filler=500 if asked.quick else 8000,
+        history=(20 if asked.quick else 500) * MB,
     )
     findings = Findings("tools", asked.quick)
     with findings.told(), model_server() as models, tempfile.TemporaryDirectory(prefix="bench-tools-") as folder:

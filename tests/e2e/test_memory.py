@@ -144,7 +144,8 @@ def environment_of(pid: int) -> dict[str, str]:
 
 def test_the_daemon_is_started_again_with_the_allocator_of_the_system(tmp_path: Path) -> None:
     with daemon(tmp_path / "data") as process:
-        assert environment_of(process.pid)["PYTHONMALLOC"] == "malloc"
+        environ = environment_of(process.pid)
+        assert (environ["PYTHONMALLOC"], environ["MALLOC_ARENA_MAX"]) == ("malloc", "1")
         described = json.loads((tmp_path / "data" / "daemon.json").read_text())
         assert described["pid"] == process.pid  # the same process
 
@@ -166,8 +167,9 @@ sys.exit(7)
 """
 
 
-def test_programs_that_the_daemon_starts_have_the_environment_of_before() -> None:
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONMALLOC"}
+@pytest.mark.parametrize("given", [{}, {"MALLOC_ARENA_MAX": "3"}])
+def test_programs_that_the_daemon_starts_have_the_environment_of_before(given: dict[str, str]) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONMALLOC"} | given
     command = [sys.executable, "-W", "error", "-c", PROGRAM, "an argument", "--more"]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         said, _ = process.communicate(timeout=LIMIT)
