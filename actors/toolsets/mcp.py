@@ -1,8 +1,10 @@
 """Tool servers of the Model Context Protocol: a program of the guard's, or a service over HTTP.
 
 One connection serves all sessions. It is held by a task of its own, because it is opened by one call and closed by
-another; that task ends with it, and the program with the task. A server is offered no roots (it belongs to no session's
-folder), no sampling and no elicitation: what it asks for all the same is refused by an error that says so.
+another; that task ends with it, and the program with the task. A server may ask a person a question in the middle of a
+call, and for the folders of the sessions that use it; models are not its to use.
+
+A call's time is that of its toolset: progress does not extend it, the time that a person takes for an answer does.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -21,21 +23,19 @@ from actors._guard import Guard, Process
 from actors._spool import ToolsetSpool
 from actors._toolset_life import News, Preview
 from actors.logs import hide
+from actors.toolsets.mcp_calls import Questions, Roots
+from actors.toolsets.mcp_client import Client, Gone, Handler, Refused
 from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_listing import Listing, read_listing
-from actors.toolsets.mcp_results import tool_result
+from actors.toolsets.mcp_results import read_answer, tool_result
 from actors.toolsets.mcp_stdio import Tail, open_stdio
 from engine import codec
 from engine.errors import PeerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.tools.cut import HeadTail
 from engine.tools.explain import explain
-from engine.tools.spec import ToolContext, ToolResult, ToolSpec
-from engine.version import VERSION
-
-if TYPE_CHECKING:
-    from mcp import ClientSession
+from engine.tools.spec import Offer, ToolContext, ToolResult, ToolSpec
 
 _log = logging.getLogger("greenroom.mcp")
 
@@ -44,19 +44,19 @@ _log = logging.getLogger("greenroom.mcp")
 CLOSE_GRACE: Final = 3.0
 # When a connection broke, the program's exit code and last words follow at once or not at all.
 _LAST_WORDS: Final = 1.0
-# Lists that a server says have changed are read again at most this often.
+# Lists that a server says have changed are read again at most this often: first, and if they change all the time.
 CHANGES_SECONDS: Final = 1.0
+CHANGES_LONGEST: Final = 60.0
 # Of standard error in an error's text.
 _STDERR_BYTES: Final = KIB
 _STDERR_LINES: Final = 8
-# What the official client says of a connection that has ended.
-_ENDED: Final = frozenset({"Connection closed", "Session terminated"})
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Server:
     """How to reach it: `command` with exactly the environment `env` in the folder `cwd`, or `url`. `headers_env` names
-    the variables of `environ` that headers are taken from when it is connected."""
+    the variables of `environ` that headers are taken from when it is connected. `roots` are the folders that it is told
+    of; absent, those of the sessions that use it."""
 
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
@@ -64,6 +64,7 @@ class Server:
     url: str | None = None
     headers_env: Mapping[str, str] = attrs.field(factory=dict)
     environ: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    roots: tuple[str, ...] | None = None
 
 
 class McpToolset:
@@ -86,6 +87,12 @@ class McpToolset:
         self._chosen = tools
         self._limits = limits
         self._link: _Link | None = None
+        self._offer = Offer()
+
+    @property
+    def offer(self) -> Offer:
+        """As it was listed last."""
+        return self._offer if self._link is None or self._link.listing is None else self._link.listing.offer
 
     async def open(self) -> Sequence[ToolSpec]:
         if importlib.util.find_spec("mcp") is None:
@@ -105,9 +112,10 @@ class McpToolset:
 
     async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
         assert self._link is not None
-        return await self._link.call(tool, value, preview)
+        return await self._link.call(tool, value, context, preview)
 
     async def close(self) -> None:
+        self._offer = self.offer
         link, self._link = self._link, None
         if link is not None:
             link.leave()
@@ -128,7 +136,9 @@ class _Link:
         self._inbox = Inbox(spool, self._on_noise, limits)
         self._tail = Tail()
         self._process: Process | None = None
-        self._session: ClientSession | None = None
+        self._client: Client | None = None
+        self._questions = Questions(limits)
+        self._roots = Roots(server.roots)
         self._scope = trio.CancelScope()
         self._leaving = trio.Event()
         self._changed = trio.Event()  # its lists
@@ -136,6 +146,7 @@ class _Link:
         self._lost = trio.Event()
         self._told: str | None = None  # the trouble that was told last
         self._read_at = -math.inf
+        self._pause = CHANGES_SECONDS  # until they are read again
         self.listing: Listing | None = None
         self.broken: str | None = None
         self.begun = trio.Event()  # it is open, or has failed
@@ -150,17 +161,17 @@ class _Link:
         """Until it is left or lost. Raises nothing but Cancelled."""
         try:
             with self._scope:
-                async with self._connected() as session:
-                    self.listing = await self._read(session)
+                async with self._connected() as client:
+                    self.listing = await self._read(client)
                     self._told = self.listing.trouble
-                    self._session = session
+                    self._client = client
                     self.begun.set()
                     await self._leaving.wait()
         except Exception as exc:  # noqa: BLE001 - what a server or the client's library does is this connection's end
             _log.debug("a tool server's connection has failed", exc_info=exc)
             self.broken = self.broken or await self._why(explain(exc))
         finally:
-            self._session = None
+            self._client = None
             self.broken = self.broken or "its connection has ended"
             with trio.CancelScope(shield=True):  # bounded by the guard's kill
                 if self._process is not None:
@@ -171,14 +182,11 @@ class _Link:
             self.gone.set()
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[ClientSession]:
-        import mcp
-        import mcp_types
-
+    async def _connected(self) -> AsyncIterator[Client]:
         async with contextlib.AsyncExitStack() as stack:
             if self._server.url is not None:
                 streams = await stack.enter_async_context(
-                    open_http(self._server.url, self._inbox, self._headers(), self._limits, on_lost=self._on_lost)
+                    open_http(self._server.url, self._inbox, self._headers(), self._limits, on_lost=self._lose)
                 )
             else:
                 self._process = process = await self._guard.spawn(
@@ -186,19 +194,35 @@ class _Link:
                 )
                 stack.push_async_callback(self._end, process)
                 streams = await stack.enter_async_context(open_stdio(process, self._inbox, self._tail, self._limits))
-                nursery = await stack.enter_async_context(trio.open_nursery())
-                stack.callback(nursery.cancel_scope.cancel)
-                nursery.start_soon(self._watch, process)
-            client = mcp_types.Implementation(name="greenroom", version=VERSION)
-            session = mcp.ClientSession(*streams, message_handler=self._on_message, client_info=client)
-            await stack.enter_async_context(session)
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel, reason="the connection to the tool server ends")
+            if self._process is not None:
+                nursery.start_soon(self._watch, self._process)
+            client = Client(streams, nursery, self._handlers(), self._changed_lists, self._on_noise)
+            await nursery.start(self._converse, client)
             try:
-                await session.initialize()
-                yield session
+                await client.initialize(self._capabilities())
+                yield client
             except Exception as exc:
                 # Here the program's standard error is still read.
-                self.broken = await self._why(exc.message if isinstance(exc, mcp.MCPError) else explain(exc))
+                what = "its connection has ended" if isinstance(exc, Gone) else explain(exc)
+                self.broken = await self._why(str(exc) if isinstance(exc, Refused) else what)
                 raise
+
+    def _capabilities(self) -> dict[str, Any]:
+        roots = {"roots": {"listChanged": True}} if self._roots.offered else {}
+        return {"elicitation": {}, **roots}  # questions with a form, of which an empty object speaks in every version
+
+    def _handlers(self) -> dict[str, Handler]:
+        async def pong(params: Mapping[str, Any]) -> dict[str, Any]:
+            return {}
+
+        handlers: dict[str, Handler] = {"ping": pong, "elicitation/create": self._questions.elicit}
+        return handlers | ({"roots/list": self._roots.list} if self._roots.offered else {})
+
+    async def _converse(self, client: Client, task_status: trio.TaskStatus[None]) -> None:
+        await client.run(task_status=task_status)
+        self._lose(await self._why("its connection has ended"))
 
     def _headers(self) -> dict[str, str]:
         headers = {}
@@ -212,12 +236,13 @@ class _Link:
 
     async def _watch(self, process: Process) -> None:
         await process.wait()
-        self.broken = await self._why("the server has ended")
-        self._lost.set()
+        self._lose(await self._why("the server has ended"))
 
-    def _on_lost(self, why: str) -> None:
-        self.broken = why
-        self._lost.set()
+    def _lose(self, why: str) -> None:
+        """The connection is of no use any more. The first reason stands."""
+        if not self._lost.is_set():
+            self.broken = why
+            self._lost.set()
 
     async def _end(self, process: Process) -> None:
         """Its input is closed already."""
@@ -247,13 +272,12 @@ class _Link:
         self._noise = what[:_STDERR_BYTES]
         _log.debug("from a tool server: %s", self._noise)
 
-    async def _on_message(self, message: Any) -> None:
-        if getattr(message, "method", None) == "notifications/tools/list_changed":
-            self._changed.set()
+    def _changed_lists(self) -> None:
+        self._changed.set()
 
-    async def _read(self, session: ClientSession) -> Listing:
+    async def _read(self, client: Client) -> Listing:
         self._read_at = trio.current_time()
-        return await read_listing(session, self._inbox, self._chosen)
+        return await read_listing(client, self._inbox, self._chosen, self._limits)
 
     async def news(self) -> News:
         async with trio.open_nursery() as nursery:
@@ -268,40 +292,48 @@ class _Link:
                 self._told, trouble = None, self._told
                 nursery.cancel_scope.cancel()
                 return News(trouble=trouble)
-        session = self._session
-        if self._lost.is_set() or session is None:
+        client = self._client
+        if self._lost.is_set() or client is None:
             return News(broken=self.broken or "its connection has ended")
-        await trio.sleep_until(self._read_at + CHANGES_SECONDS)
+        if trio.current_time() - self._read_at > 2 * self._pause:
+            self._pause = CHANGES_SECONDS
+        await trio.sleep_until(self._read_at + self._pause)
+        self._pause = min(2 * self._pause, CHANGES_LONGEST)
         self._changed = trio.Event()
         try:
             with trio.fail_after(self._limits.toolset_start_timeout):
-                listing = await self._read(session)
+                self.listing = await self._read(client)
+        except (Refused, Gone) as exc:
+            # One that is gone is told next.
+            return News(trouble=f"its lists, which have changed, cannot be read: {explain(exc)}")
         except BaseException:
             self._changed.set()  # it was not told
             raise
-        return News(tools=listing.tools, trouble=listing.trouble)
+        return News(tools=self.listing.tools, trouble=self.listing.trouble)
 
     # ------------------------------------------------------------ calls
-    async def call(self, tool: str, value: codec.Json, preview: Preview | None) -> ToolResult:
-        import mcp
-        import mcp_types as types
-
-        if self._session is None or self._lost.is_set():
+    async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
+        client = self._client
+        if client is None or self._lost.is_set():
             return ToolResult(text=f"The tool server is gone: {self.broken}", is_error=True)
 
         async def show(progress: float, total: float | None, message: str | None) -> None:
             if preview is not None:
                 preview(f"{message or f'{progress:g}' + (f' of {total:g}' if total is not None else '')}\n")
 
-        arguments = value if isinstance(value, dict) else {}
-        request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=arguments))
-        try:
-            # Not `call_tool`, which judges results by schemas of the server's, a pattern of which may take for ever.
-            answer = await self._session.send_request(request, types.CallToolResult, progress_callback=show)
-        except mcp.MCPError as exc:
-            if exc.message not in _ENDED:
-                return ToolResult(text=exc.message, is_error=True)
-            self.broken = await self._why("its connection has ended")
-            self._lost.set()
+        if self._roots.offered and self._roots.use(context.cwd):
+            client.tell("notifications/roots/list_changed")
+            await self._roots.known()
+        answer: dict[str, Any] | Refused | Gone
+        async with trio.open_nursery() as nursery:
+            with self._questions.call(context, nursery):
+                try:
+                    answer = await client.request("tools/call", {"name": tool, "arguments": value}, show)
+                except (Refused, Gone) as exc:
+                    answer = exc
+        if isinstance(answer, Refused) and not self._lost.is_set():
+            return ToolResult(text=str(answer), is_error=True)
+        if isinstance(answer, Exception):
+            await self._lost.wait()  # its last words come at once or not at all
             return ToolResult(text=f"The tool server broke off in the call: {self.broken}", is_error=True)
-        return await tool_result(answer, self._inbox, self._spool)
+        return await tool_result(read_answer(answer), self._inbox, self._spool)

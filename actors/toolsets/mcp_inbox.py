@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import orjson
+import trio
 
 from actors._spool import Collected, Output, SpoolWriter, ToolsetSpool
 from engine.errors import PeerError
 from engine.limits import DEFAULT, KIB, Limits
+from engine.mcp.pace import Pace
 from engine.mcp.scanner import Cuts, Event, Line, Piece, Rejected
 from engine.mcp.unescape import Base64, Unescape
 from engine.tools.output import OutputCollector
@@ -106,6 +108,13 @@ class Inbox:
         self.on_noise = on_noise
         self.limits = limits
         self._held: OrderedDict[str, Held] = OrderedDict()
+        self._pace = Pace(limits.mcp_messages)
+
+    async def pace(self, size: int = 0, count: int = 1) -> None:
+        """Messages of so many bytes came: wait until the server may send the next ones."""
+        wait = self._pace.take(count, size, trio.current_time())
+        if wait:
+            await trio.sleep(wait)
 
     def arrival(self) -> Arrival:
         """For one stream of messages."""
@@ -113,6 +122,8 @@ class Inbox:
 
     def find(self, texts: Iterable[str]) -> Held | None:
         """The cuts of the message whose strings these are, now the caller's to close; None if it has none."""
+        if not self._held:
+            return None
         for text in texts:
             for prefix, held in self._held.items():
                 if text.startswith(prefix):
@@ -156,8 +167,10 @@ class Arrival:
                         await self._write(cut)
                 return None
             case Line(data, cuts):
+                await self._inbox.pace(len(data))
                 return data if not cuts.sizes else await self._end_message(data, cuts)
             case Rejected(reason, head):
+                await self._inbox.pace()
                 await self._drop(f"a message {reason}: {head.decode(errors='replace')}")
                 return None
 
@@ -170,11 +183,14 @@ class Arrival:
     async def _end_message(self, data: bytes, cuts: Cuts) -> bytes | None:
         await self._end_cut()
         try:
-            is_answer = "method" not in orjson.loads(data)
-        except (orjson.JSONDecodeError, TypeError):
-            is_answer = False
-        if not is_answer:
+            message = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            message = None
+        if not isinstance(message, dict) or "method" in message:
             await self._drop("a message that is no answer has a string that is too long")
+            # A request is refused by whoever misses what it is about: the server does not wait for ever.
+            if isinstance(message, dict) and "id" in message:
+                return orjson.dumps({key: message.get(key) for key in ("jsonrpc", "id", "method")})
             return None
         held, self._open = self._open, Held()
         held.names = cuts

@@ -6,7 +6,7 @@ text is the whole answer, not again at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -23,8 +23,36 @@ if TYPE_CHECKING:
 
 # Of one result. Each may have a file, and each is shown to the model.
 MEDIA_MOST: Final = 16
+# Parts of one result that are looked at, 5 µs each; one with more is not made for a model.
+BLOCKS_MOST: Final = 4096
+_LEFT_OUT: Final = "[a part of the result that is not of the protocol, left out]"
 # Names and types that a server gives are labels.
 _LABEL_CHARACTERS: Final = 200
+
+
+def read_answer(raw: Mapping[str, Any]) -> CallToolResult:
+    """A result as the protocol has it, made of what is right in one: of a wrong block stands that it is left out."""
+    from mcp_types import CallToolResult, ContentBlock, TextContent
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter: TypeAdapter[ContentBlock] = TypeAdapter(ContentBlock)
+    given = raw.get("content", [])
+    given = given if isinstance(given, list) else [given]
+    blocks: list[ContentBlock] = []
+    for block in given[:BLOCKS_MOST]:
+        try:
+            blocks.append(adapter.validate_python(block, by_name=False))
+        except ValidationError:
+            blocks.append(TextContent(type="text", text=_LEFT_OUT))
+    if len(given) > BLOCKS_MOST:
+        more = f"[{len(given) - BLOCKS_MOST:,} more parts of the result, left out]"
+        blocks.append(TextContent(type="text", text=more))
+    structured = raw.get("structuredContent")
+    return CallToolResult.model_construct(
+        content=blocks,
+        structured_content=structured if isinstance(structured, dict) else None,
+        is_error=raw.get("isError") is True,
+    )
 
 
 async def tool_result(answer: CallToolResult, inbox: Inbox, spool: ToolsetSpool) -> ToolResult:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("greenroom.mcp")
 
+# Of what is read at a time: with more lines than this it is looked at in slices, some 2 ms each at the worst.
+LINES_AT_ONCE: Final = 64
+SLICE_BYTES: Final = KIB
 # The end of what a server wrote to its standard error: a traceback and some lines of log.
 STDERR_BYTES: Final = 16 * KIB
 
@@ -115,7 +118,15 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
         try:
             while data := await process.read():
-                await take(scanner.feed(data))
+                lines = data.count(b"\n")
+                if lines > LINES_AT_ONCE:
+                    # Many short lines: the loop turns in between, and blank ones count, too.
+                    await inbox.pace(count=lines // LINES_AT_ONCE)
+                    for begin in range(0, len(data), SLICE_BYTES):
+                        await take(scanner.feed(data[begin : begin + SLICE_BYTES]))
+                        await trio.lowlevel.checkpoint()
+                else:
+                    await take(scanner.feed(data))
             await take(scanner.finish())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             _log.debug("the output of a tool server broke off", exc_info=True)
