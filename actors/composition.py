@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from actors._actor import Actor, open_actor
+from actors._ask import ActorDied
 from actors._guard import Guard, open_guard
 from actors._spool import Spools, ToolsetSpool, open_spools
 from actors._supervisor import ChildSpec, Supervisor, SupervisorRef
@@ -39,6 +40,7 @@ from actors.toolsets.files import FilesToolset, ReadPiece
 from actors.toolsets.functions import FunctionsToolset
 from actors.toolsets.mcp import McpToolset, Server
 from actors.toolsets.shell import ShellToolset, call_limit
+from actors.toolsets.todos import TodoToolset
 from actors.toolsets.web import WebToolset
 from engine.commands import OutputPiece
 from engine.config import Config, ToolsetConfig
@@ -49,6 +51,7 @@ from engine.storage import lock
 from engine.tools.environment import child_environment
 from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import Judge
+from engine.transcript.todo import Todo
 
 # Waiting for the GIL is bounded by this: threads that scan bytes hold it for 5 ms a turn by default.
 SWITCH_INTERVAL = 0.001
@@ -63,6 +66,7 @@ class Composition:
     toolbox: Toolbox
     folder: Path
     tally: Tally
+    guard: Guard
 
     @property
     def registry(self) -> RegistryRef:
@@ -116,11 +120,7 @@ async def open_composition(
             def child(name: str) -> Any:
                 return refs[0].child(name)
 
-            async def read_output(session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
-                stored: StoreRef = child("store")
-                return await stored.read_own_output(session_id, handle, offset, limit)
-
-            toolsets = make_toolsets(config, functions, spools, guard, read_output)
+            toolsets = make_toolsets(config, functions, spools, guard, Behind(child))
 
             toolbox = Toolbox(list(toolsets), lambda name: child("toolsets").child(name), tally)
 
@@ -139,9 +139,9 @@ async def open_composition(
                 )
 
             def registry() -> Actor:
-                services = Services(
                 store_ref: StoreRef = child("store")
                 title_model = config.title_model
+                services = Services(
                     store=store_ref,
                     titles=None if title_model is None else Titles(models, store_ref, title_model),
                     models=models,
@@ -163,7 +163,7 @@ async def open_composition(
             supervisor = Supervisor(strategy="rest_for_one")
             async with open_actor(supervisor, "daemon", grace=ROOT_GRACE) as root:
                 refs.append(root)
-                composition = Composition(root, models, toolbox, folder, tally)
+                composition = Composition(root, models, toolbox, folder, tally, guard)
                 await root.add(*specs)
                 await root.add(*extra(composition))
                 try:
@@ -173,8 +173,32 @@ async def open_composition(
                         await root.stop(SHUTDOWN)
 
 
+class Behind:
+    """What built-in toolsets ask of the parts that they work for. `child` gives the present Ref of a part."""
+
+    def __init__(self, child: Callable[[str], Any]) -> None:
+        self._child = child
+
+    @property
+    def _store(self) -> StoreRef:
+        store: StoreRef = self._child("store")
+        return store
+
+    async def read_output(self, session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
+        return await self._store.read_own_output(session_id, handle, offset, limit)
+
+    async def read_todos(self, session_id: str) -> tuple[Todo, ...]:
+        return (await self._store.get_session(session_id)).todos
+
+    async def write_todos(self, session_id: str, todos: tuple[Todo, ...]) -> None:
+        await self._store.put_todos(session_id, todos)
+        with contextlib.suppress(ActorDied):  # without a registry nobody watches
+            registry: RegistryRef = self._child("registry")
+            registry.session_changed(session_id)
+
+
 def make_toolsets(
-    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools, guard: Guard, read_output: ReadPiece
+    config: Config, functions: Sequence[Callable[..., Any]], spools: Spools, guard: Guard, behind: Behind
 ) -> dict[str, Callable[[], Actor]]:
     """How to make each configured toolset's actor, by name."""
     limits = config.limits
@@ -182,7 +206,10 @@ def make_toolsets(
 
     def configured(name: str, chosen: ToolsetConfig) -> Actor:
         if name == "files":
-            return _files(chosen, limits, spools.of_toolset(name), read_output)
+            return _files(chosen, limits, spools.of_toolset(name), behind.read_output)
+        if name == "todo":
+            todos = TodoToolset(chosen.tools, read=behind.read_todos, write=behind.write_todos)
+            return ToolsetActor(todos, limits=limits, call_timeout=chosen.call_timeout)
         if chosen.kind == "mcp":
             return servers.actor(name, chosen)
         make = {"shell": _shell, "web": _web}[name]

@@ -177,6 +177,11 @@ class Registry(Actor):
     async def watch_session(self, session_id: str) -> SessionFeed:
         return (await self._session(session_id)).feed
 
+    def session_changed(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:  # else nobody watches it
+            session.changed()
+
     async def _session(self, session_id: str) -> SessionRef:
         """The session's actor, revived from the store if it is not live. Concurrent callers share one start."""
         while True:

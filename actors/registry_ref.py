@@ -45,6 +45,7 @@ class Insides(Protocol):
     """What is asked of the registry without its mailbox: synchronous, and always answered."""
 
     def figures(self) -> RegistryStatistics: ...
+    def session_changed(self, session_id: str) -> None: ...
     def shed_logs(self) -> int: ...
     def memory_full(self, full: bool) -> None: ...
 
@@ -123,6 +124,10 @@ class RegistryRef(Ref):
         return self._registry.figures()
 
     def shed_logs(self) -> int:
+    def session_changed(self, session_id: str) -> None:
+        """Something of the session was stored by another part: its watchers are to be told. A notice."""
+        self._registry.session_changed(session_id)
+
         """Empty the replay logs of ended runs; later watches get a gap and are answered from the store. Returns the
         bytes freed."""
         return self._registry.shed_logs()

@@ -127,6 +127,9 @@ class Session(Actor):
     def idle_for(self, now: float) -> float:
         if self._handling or self.active is not None or self.queue or self.feed.watched or self._lost is not None:
             self._used = now
+    def changed(self) -> None:
+        self._changed.set()
+
         return now - self._used
 
     async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:

@@ -39,6 +39,7 @@ BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "files": ("read_file", "search_files", "list_directory", "write_file", "edit_file", "read_output"),
         "shell": ("run", "start", "list", "view", "stop"),
         "web": ("fetch",),
+        "todo": ("read", "write"),
     }
 )
 

@@ -176,7 +176,7 @@ class Busy:
             for key in ("store", "toolsets", "registry", "governor", "gateway")
         }
         self.hold(f"{name}: parts", set(root["children"]) == set(shown), set(root["children"]))
-        self.hold(f"{name}: toolsets", shown["toolsets"] == {"files", "shell", "web"}, shown["toolsets"])
+        self.hold(f"{name}: toolsets", shown["toolsets"] == {"files", "shell", "web", "todo"}, shown["toolsets"])
         connections = len(shown["gateway"])
         self.hold(f"{name}: connections", connections == len(self._clients), connections)
         self.hold(f"{name}: sessions", shown["registry"] == set(sessions), len(shown["registry"]))

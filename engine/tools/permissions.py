@@ -111,7 +111,7 @@ def _pieces(text: str) -> list[str]:
 # rule is about is asked.
 _SAFE: Final = (
     "files.read_file files.search_files files.list_directory files.read_output functions"
-    " shell.list shell.view shell.stop"
+    " shell.list shell.view shell.stop todo"
 )
 SAFE: Final = tuple(parse_rule(text) for text in _SAFE.split())
 
