@@ -123,7 +123,8 @@ class _Connection:
             self._version = extra.get(_VERSION, self._version)
             if method is not None and getattr(message, "id", None) is not None:
                 scope = self._requests[str(message.id)] = trio.CancelScope()
-                self._nursery.start_soon(self._request, message, extra, scope)
+                # In the context of who asks: what the server asks in the answer is known to be of that call.
+                leaving.last_context.run(self._nursery.start_soon, self._request, message, extra, scope)
                 continue
             if method == "notifications/initialized":
                 self._notices += 1
