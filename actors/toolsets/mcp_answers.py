@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import trio
 
-from actors.toolsets.mcp_inbox import Inbox
+from actors.toolsets.mcp_inbox import Arrival, Inbox
 from actors.toolsets.mcp_socket import Answer, Broken
 from engine.limits import DEFAULT, KIB, Limits
-from engine.mcp.scanner import Document, Rejected
+from engine.mcp.scanner import Document, Event, Line, Rejected
 from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
 
 # Seconds before a stream that broke off is asked for again: the server's, within bounds, or the first.
@@ -47,28 +47,20 @@ class Reader:
 
     async def document(self, answer: Answer) -> None:
         """A body of JSON that is the answer. Raises Failed, Broken."""
-        message = await self.read_document(answer)
-        if not self._is_answer(message):
-            raise Failed("the server answered something else than was asked")
-        await self._deliver(message)
-
-    async def read_document(self, answer: Answer) -> Any:
-        """The message that a body is. Raises Failed, Broken."""
         document = Document(self._limits)
         arrival = self._inbox.arrival()
         try:
-            more = True
-            while more:
+            while not self.answered:
                 data = await self._receive(answer)
-                more = bool(data)
-                for event in document.feed(data) if more else document.finish():
-                    if isinstance(event, Rejected):
-                        raise Failed(f"the message {event.reason}")
-                    if (line := await arrival.take(event)) is not None:
-                        return _message(line)
-            raise Failed("there is no message")
+                for event in document.feed(data) if data else document.finish():
+                    await self._event(event, arrival)
+                if not data:
+                    break
         finally:
             await arrival.aclose()
+        if not self.answered:
+            why = "the server answered something else than was asked" if self.count else "there is no message"
+            raise Failed(why)
 
     async def events(self, answer: Answer) -> None:
         """A body of events, to the answer or its end; `why` says how it ended. Raises Failed for what cannot be the
@@ -83,10 +75,8 @@ class Reader:
                     for event in scanner.feed(data[begin : begin + step]):
                         if isinstance(event, EventEnd):
                             self._end_event(event)
-                        elif isinstance(event, Rejected) and self._wanted is not None:
-                            raise Failed(f"the message {event.reason}")
-                        elif (line := await arrival.take(event)) is not None:
-                            await self._take(line)
+                        else:
+                            await self._event(event, arrival)
                     await trio.lowlevel.checkpoint()
                 if self.answered:
                     with trio.move_on_after(_LINGER):
@@ -105,30 +95,45 @@ class Reader:
             raise Failed(f"the answer has more than {self._limits.mcp_answer_bytes:,} bytes")
         return data
 
-    async def _take(self, line: bytes) -> None:
-        import mcp_types as types
-
+    async def _event(self, event: Event, arrival: Arrival) -> None:
+        """Raises Failed for what a request's answer cannot follow."""
+        if isinstance(event, Rejected) and self._wanted is not None:
+            raise Failed(f"the message {event.reason}")
+        line = await arrival.take(event)
+        if line is None:
+            return
         try:
             message = _message(line)
         except Failed as exc:
+            await self._drop(event, str(exc))
             if self._wanted is not None:
                 raise
-            self._inbox.on_noise(str(exc))
             return
         self.count += 1
-        if not isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+        if not self._is_answer(message):
             await self._deliver(message)
-        elif self._is_answer(message) and not self.answered:
+        elif self._is_awaited(message):
             self.answered = True
             await self._deliver(message)
         else:
-            self._inbox.on_noise("an answer to nothing that was asked there")
+            await self._drop(event, "an answer to nothing that was asked there")
 
-    def _is_answer(self, message: Any) -> bool:
-        """Of an error the id may be absent, if the server could not read ours."""
+    async def _drop(self, event: Event, why: str) -> None:
+        self._inbox.on_noise(why)
+        if isinstance(event, Line) and event.cuts.sizes:
+            held = self._inbox.find([event.cuts.prefix])
+            if held is not None:
+                await held.aclose()
+
+    @staticmethod
+    def _is_answer(message: Any) -> bool:
         import mcp_types as types
 
-        if self._wanted is None or not isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+        return isinstance(message, types.JSONRPCResponse | types.JSONRPCError)
+
+    def _is_awaited(self, message: Any) -> bool:
+        """Of an error the id may be absent, if the server could not read ours."""
+        if self._wanted is None or self.answered:
             return False
         if message.id is None or str(message.id) == str(self._wanted):
             message.id = self._wanted

@@ -18,12 +18,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import trio
 
 from actors.toolsets.mcp_answers import RESUME_FIRST, RESUME_LONGEST, Failed, Reader
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_socket import Answer, Broken, Peer
-from engine.limits import DEFAULT, Limits
+from engine.limits import DEFAULT, KIB, Limits
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -44,6 +45,8 @@ GOODBYE_SECONDS: Final = 2.0
 # deadline of its call is the bound.
 RESUMES_MOST: Final = 5
 
+# Of an error in JSON, which is some words.
+_ERROR_BYTES: Final = 16 * KIB
 _FAILED: Final = -32000  # the first of JSON-RPC's codes for what an implementation finds
 _WHY_CHARACTERS: Final = 500
 _SESSION_ID: Final = "mcp-session-id"
@@ -290,17 +293,17 @@ class _Connection:
         return f"the server answered with the status {answer.status}"
 
     async def _said(self, answer: Answer) -> str:
-        """The text of an error in an answer, if it has one. Its page, for people with a browser, is not read."""
-        import mcp_types as types
-
-        if not answer.headers.get(b"content-type", b"").lower().startswith(_JSON.encode()):
+        """The text of an error in an answer, if it has a short one. A page, for people with a browser, is not read."""
+        body = b""
+        if answer.headers.get(b"content-type", b"").lower().startswith(_JSON.encode()):
+            with contextlib.suppress(Broken):
+                while len(body) <= _ERROR_BYTES and (data := await answer.receive()):
+                    body += data
+        try:
+            said = orjson.loads(body)["error"]["message"] if len(body) <= _ERROR_BYTES else ""
+        except (ValueError, LookupError, TypeError):
             return ""
-        reader = Reader(None, self._deliver, self._inbox, self._limits)
-        with contextlib.suppress(Broken, Failed):
-            message = await reader.read_document(answer)
-            if isinstance(message, types.JSONRPCError):
-                return message.error.message
-        return ""
+        return said[:_WHY_CHARACTERS] if isinstance(said, str) else ""
 
 
 def _session_id(answer: Answer) -> str | None:

@@ -74,12 +74,20 @@ def document(data: bytes, *more: str) -> Say:
 
 
 async def anothers(exchange: Exchange) -> None:
-    await exchange.json({**exchange.answer("not yours"), "id": 4711})
+    await exchange.json({**exchange.answer("not yours" * 10_000), "id": 4711})
 
 
 async def anothers_event(exchange: Exchange) -> None:
     await exchange.head()
-    await exchange.event({**exchange.answer("not yours"), "id": 4711})
+    await exchange.event({**exchange.answer("not yours" * 10_000), "id": 4711})
+
+
+async def refused(exchange: Exchange) -> None:
+    await exchange.json({"error": {"message": "w" * 5000}}, 400)
+
+
+async def refused_at_length(exchange: Exchange) -> None:
+    await exchange.json(exchange.error("w" * MIB), 400)
 
 
 async def nothing(exchange: Exchange) -> None:
@@ -115,6 +123,8 @@ BAD: list[tuple[str, Say, str]] = [
     ("a note", document(b'{"jsonrpc":"2.0","method":"notifications/x"}'), "something else"),
     ("another's", anothers, "something else"),
     ("another's event", anothers_event, "without an answer"),
+    ("an error", refused, "400 Bad Request: " + "w" * 100),
+    ("a long error", refused_at_length, "400 Bad Request"),
     ("no json in events", events(b"data: hello\n\n"), "not JSON"),
     ("no message in events", events(b'data: {"a": 1}\n\n'), "not of the protocol"),
     ("garbage for events", events(b"\x00\xff\n" * 100_000), "without an answer"),
