@@ -160,6 +160,12 @@ class SessionHandle:
         )
         return RunHandle(self._registry, started.feed, started.message_id)
 
+    async def compact(self) -> RunHandle:
+        """Put a summary in place of the conversation's beginning, in a run that can be watched and stopped. Raises
+        CallerError session_busy."""
+        started = await self._registry.compact_session(self.id)
+        return RunHandle(self._registry, started.feed)
+
     async def messages(self, limit: int = 50, cursor: str | None = None) -> list[dict[str, Any]]:
         """The newest page of messages in chronological order, as the wire contract shows them."""
         page = await self._registry.messages(self.id, limit, cursor)

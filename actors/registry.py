@@ -235,6 +235,16 @@ class Registry(Actor):
                     if not await self._again(session):
                         raise
 
+    async def compact_session(self, session_id: str) -> StartedRun:
+        with self._admission.starting(session_id):
+            while True:
+                session = await self._session(session_id)
+                try:
+                    return await session.compact()
+                except ActorDied:
+                    if not await self._again(session):
+                        raise
+
     def _give_place(self, session_id: str) -> None:
         self.cell.start_soon(self._begin_next, session_id)
 

@@ -81,6 +81,10 @@ class RegistryRef(Ref):
     async def start_run(self, start: StartRun) -> StartedRun:
         return await self._do("start_run", start)  # type: ignore[no-any-return]
 
+    async def compact_session(self, session_id: str) -> StartedRun:
+        """Start a run that only summarises. It goes on if the caller does not wait."""
+        return await self._do("compact_session", session_id)  # type: ignore[no-any-return]
+
     async def watch_run(self, run_id: str) -> RunFeed:
         """The run's feed: live, retained, or made from the store (then it is `evicted`)."""
         return await self._do("watch_run", run_id)  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from actors.inputs import check_length, user_message
 from actors.queue import Queue
 from actors.run import Run, RunRef
 from actors.services import Services
-from actors.session_ref import BeginNext, Begun, Drop, SessionRef, Start, StartedRun, Update
+from actors.session_ref import BeginNext, Begun, Compact, Drop, SessionRef, Start, StartedRun, Update
 from actors.snapshots import final as final_snapshot
 from actors.titles import Titles
 from engine import ids
@@ -37,6 +37,7 @@ from engine.runs.events import RunFinished
 from engine.runs.log import ReplayLog
 from engine.runs.record import Run as RunRecord
 from engine.storage.starting import StoredRun
+from engine.transcript.compaction import request_message
 from engine.transcript.records import Message
 from engine.transcript.session import Session as SessionRecord
 from engine.transcript.window import Marks
@@ -101,6 +102,8 @@ class Session(Actor):
             match message:
                 case Start(start):
                     return await self._start(start)
+                case Compact():
+                    return await self._compact()
                 case Update(changes):
                     record = await self._services.store.update_session(self._id, changes, self._services.now_ms())
                     self._changed.set()
@@ -163,8 +166,7 @@ class Session(Actor):
         ahead = self.active or self.queue.head
         if ahead is not None and start.when_busy != "interrupt":
             if start.when_busy == "reject":
-                run_id = ahead.run.id
-                raise CallerError("session_busy", f"run {run_id} is active in this session", run_id=run_id)
+                self._refuse_busy()
             check_length(start, services.limits)
             if start.when_busy == "steer" and self.active is not None and self._run is not None:
                 taken = await self._steer(self._run, self.active, start, record)
@@ -187,6 +189,27 @@ class Session(Actor):
         if stored.repeated:
             return stored
         return await self._launch(record, self._feed_of(stored.run), message, stored.revision)
+
+    async def _compact(self) -> StartedRun:
+        services = self._services
+        await self._settle_lost()
+        record = await services.store.get_session(self._id)
+        if not services.models.has(record.model):
+            raise CallerError("unknown_model", f"no model is named {record.model!r}")
+        self._refuse_busy()
+        now = services.now_ms()
+        run = RunRecord(
+            id=ids.run_id(), session_id=self._id, status="running", model=record.model, created_at=now, started_at=now
+        )
+        message = request_message(ids.message_id(), ids.part_id(), run.id, now)
+        stored = await services.store.start_compaction(run, message.info.id)
+        return await self._launch(record, self._feed_of(run), message, stored.revision, compacts=True)
+
+    def _refuse_busy(self) -> None:
+        ahead = self.active or self.queue.head
+        if ahead is not None:
+            run_id = ahead.run.id
+            raise CallerError("session_busy", f"run {run_id} is active in this session", run_id=run_id)
 
     def _check_revision(self, start: StartRun, record: SessionRecord) -> None:
         if start.expected_revision is not None and start.expected_revision != record.revision:
@@ -218,10 +241,12 @@ class Session(Actor):
         )
         return RunFeed(run, log)
 
-    async def _launch(self, record: SessionRecord, feed: RunFeed, message: Message, revision: int) -> StartedRun:
+    async def _launch(
+        self, record: SessionRecord, feed: RunFeed, message: Message, revision: int, *, compacts: bool = False
+    ) -> StartedRun:
         run = feed.run
         journal = self._services.store.open_journal(run.session_id)
-        actor = Run(self._services, record, feed, message, journal, self._settled, self._marks)
+        actor = Run(self._services, record, feed, message, journal, self._settled, self._marks, compacts=compacts)
         feed.snapshots_from(actor.snapshot)
         self.active = feed
         self._begun = trio.Event()

@@ -33,6 +33,11 @@ class Start:
 
 
 @attrs.frozen(slots=True)
+class Compact:
+    pass
+
+
+@attrs.frozen(slots=True)
 class Update:
     changes: SessionChanges
 
@@ -75,6 +80,12 @@ class SessionRef(Ref):
         have ended and left memory. Raises CallerError (session_busy, stale_revision, …). Cancelled: a start that was
         begun goes on."""
         started: StartedRun | StoredRun = await self._do(Start(start))
+        return started
+
+    async def compact(self) -> StartedRun:
+        """Start a run that puts a summary in place of the transcript's beginning. Raises CallerError session_busy,
+        unknown_model. Cancelled: a start that was begun goes on."""
+        started: StartedRun = await self._do(Compact())
         return started
 
     async def update(self, changes: SessionChanges) -> SessionRecord:

@@ -229,6 +229,13 @@ class StoreRef(Ref):
             )
         )
 
+    async def start_compaction(self, run: Run, message_id: str) -> StoredRun:
+        """Store a run that only compacts; see engine.storage.starting. Raises unknown_session."""
+        block = self._store.limits.seq_block
+        return await self._write(
+            functools.partial(starting.start_compaction, run=run, message_id=message_id, seq_block=block)
+        )
+
     async def steer_run(self, run: Run, message: Message, start: StartRun, now: int) -> StoredRun:
         """Store a user's message for the run at work. Look at `repeated` of what is returned. Raises
         unknown_session, stale_revision, idempotency_conflict."""

@@ -93,6 +93,11 @@ class Answer:
                 await self._tell_tool(event)
             case "retry.scheduled":
                 note(f"[{event['reason']}: trying again in {event['delay_ms'] / 1000:.0f} s]")
+            case "compaction.started":
+                await self._end_line()
+                note("[the conversation is being summarised]")
+            case "compaction.finished":
+                note("[its beginning is a summary now]")
             case "run.finished":
                 self.status = event["status"]
                 self.error = event.get("error")

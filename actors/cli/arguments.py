@@ -211,7 +211,7 @@ def _sessions(command: _Command) -> None:
         command(
             "sessions",
             "sessions",
-            "list, show, rename and delete sessions",
+            "list, show, rename, compact, delete, export and import sessions",
             "greenroom sessions list --query review",
             "greenroom sessions show ses_… | less",
             "greenroom sessions delete ses_…",
@@ -228,6 +228,10 @@ def _sessions(command: _Command) -> None:
     rename.add_argument("title", metavar="TITLE")
     delete = action("delete", "delete sessions with all that belongs to them; their runs are stopped first")
     delete.add_argument("id", nargs="+", metavar="ID")
+    compact = action("compact", "put a summary in place of a conversation's beginning, for the model; Ctrl-C stops it")
+    compact.add_argument("id", metavar="ID")
+    _json(compact, "print each event as a line of JSON")
+    compact.set_defaults(module="compact")
 
 
 def _runs(command: _Command) -> None:

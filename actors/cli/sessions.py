@@ -84,6 +84,8 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 def _rename(arguments: Arguments) -> None:
+            case "compaction":
+                say(f"[what the model is told of all before]\n{part['summary'].rstrip()}")
     ask(arguments, Client.request, "session.update", {"session_id": arguments.id, "title": arguments.title})
 
 

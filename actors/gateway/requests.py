@@ -75,6 +75,7 @@ class Registry(Protocol):
     async def delete_session(self, session_id: str) -> None: ...
     async def messages(self, session_id: str, limit: int, cursor: str | None = None) -> MessagesPage: ...
     async def start_run(self, start: StartRun) -> Started: ...
+    async def compact_session(self, session_id: str) -> Started: ...
     async def watch_run(self, run_id: str) -> RunFeed: ...
     async def watch_session(self, session_id: str) -> SessionFeed: ...
     async def reply_approval(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution: ...
@@ -180,6 +181,10 @@ async def _session_delete(client: Client, params: methods.SessionDelete) -> Json
     return {}
 
 
+async def _session_compact(client: Client, params: methods.SessionCompact) -> Json:
+    return {"run": _run((await client.services.registry.compact_session(params.session_id)).run)}
+
+
 async def _session_messages(client: Client, params: methods.SessionMessages) -> Json:
     page = await client.services.registry.messages(params.session_id, params.limit, params.cursor)
     result = {"messages": [orjson.Fragment(message) for message in page.messages], "revision": page.revision}
@@ -280,6 +285,7 @@ HANDLERS: Final = MappingProxyType[str, Handler](
         "session.get": _session_get,
         "session.update": _session_update,
         "session.delete": _session_delete,
+        "session.compact": _session_compact,
         "session.messages": _session_messages,
         "session.watch": _session_watch,
         "run.start": _run_start,

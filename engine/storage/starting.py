@@ -60,6 +60,14 @@ def start_run(
     return StoredRun(run, message.info.id, revision)
 
 
+def start_compaction(connection: Connection, run: Run, message_id: str, *, seq_block: int) -> StoredRun:
+    """Store a run that only compacts, with the first `seq_block` numbers reserved. Its message is no part of the
+    transcript, which stays as it is until the run has a summary. Raises CallerError unknown_session."""
+    session = catalog.key_of(connection, run.session_id)
+    ledger.insert(connection, run, session, message_id, run.first_seq - 1 + seq_block)
+    return StoredRun(run, message_id, catalog.revision_of(connection, session))
+
+
 def steer_run(
     connection: Connection,
     run: Run,

@@ -271,7 +271,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "session.delete": Method(SessionDelete, ()),
         "session.messages": Method(SessionMessages, ("messages", "next_cursor?", "revision")),
         "session.fork": Method(SessionFork, ("session",)),
-        "session.compact": Method(SessionCompact, ("run",), served=False),
+        "session.compact": Method(SessionCompact, ("run",)),
         "session.watch": Method(SessionWatch, ("watch_id", "runs")),
         "run.start": Method(RunStart, ("run", "message_id", "revision", "watch_id?")),
         "run.watch": Method(RunWatch, ("watch_id", "run")),

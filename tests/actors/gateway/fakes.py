@@ -184,6 +184,12 @@ class FakeRegistry:
         run.start()
         return Started(run.feed.run, "msg_1", 1, run.feed)
 
+    async def compact_session(self, session_id: str) -> Started:
+        await self._begin("compact_session", session_id)
+        run = self.add(FakeRun(f"run_{len(self.runs) + 1}", session_id=session_id))
+        run.start()
+        return Started(run.feed.run, "msg_1", 1, run.feed)
+
     async def watch_run(self, run_id: str) -> RunFeed:
         await self._begin("watch_run", run_id)
         return self._run(run_id).feed

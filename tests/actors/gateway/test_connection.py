@@ -59,7 +59,6 @@ async def test_initialize_comes_first_and_knows_one_version() -> None:
 async def test_wrong_requests_get_the_codes_of_the_contract() -> None:
     async with serve() as served, served.connect() as wire:
         assert (await wire.error("no.such"))["code"] == -32601
-        assert (await wire.error("session.fork", session_id="ses_1"))["code"] == -32601
         error = await wire.error("session.get", session_id=1, colour="red")
         assert error["code"] == -32602
         assert {field["path"] for field in error["data"]["fields"]} == {"session_id", "colour"}

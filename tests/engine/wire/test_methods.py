@@ -11,7 +11,7 @@ from engine.commands import ForkSession, InputFile, NewSession, SessionChanges, 
 from engine.wire import methods
 from engine.wire.methods import METHODS, InvalidParams, UnknownMethod, decode
 
-LATER = {"session.compact"}
+LATER: set[str] = set()
 
 
 def mistakes(method: str, params: Any) -> dict[str, str]:
