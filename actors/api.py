@@ -171,15 +171,15 @@ class SessionHandle:
         page = await self._registry.messages(self.id, limit, cursor)
         return [codec.parse(message) for message in page.messages]
 
-    async def delete(self) -> None:
-        """Stop its run and remove everything that is stored of it."""
-        await self._registry.delete_session(self.id)
-
     async def fork(self, message_id: str | None = None) -> SessionHandle:
         """A new session with a copy of the transcript up to and including the message, or of all of it. Raises
         CallerError unknown_message."""
         asked = ForkSession(session_id=self.id, message_id=message_id)
         return SessionHandle(self._registry, await self._registry.fork_session(asked))
+
+    async def delete(self) -> None:
+        """Stop its run and remove everything that is stored of it."""
+        await self._registry.delete_session(self.id)
 
 
 class Engine:

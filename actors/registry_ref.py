@@ -124,14 +124,14 @@ class RegistryRef(Ref):
         """Unload the sessions that nobody has used for so many seconds. It goes on if the caller does not wait."""
         await self._do("passivate", idle)
 
-    def registry_statistics(self) -> RegistryStatistics:
-        return self._registry.figures()
-
-    def shed_logs(self) -> int:
     def session_changed(self, session_id: str) -> None:
         """Something of the session was stored by another part: its watchers are to be told. A notice."""
         self._registry.session_changed(session_id)
 
+    def registry_statistics(self) -> RegistryStatistics:
+        return self._registry.figures()
+
+    def shed_logs(self) -> int:
         """Empty the replay logs of ended runs; later watches get a gap and are answered from the store. Returns the
         bytes freed."""
         return self._registry.shed_logs()

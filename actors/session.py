@@ -127,12 +127,12 @@ class Session(Actor):
         """The session is not idle now."""
         self._used = trio.current_time()
 
-    def idle_for(self, now: float) -> float:
-        if self._handling or self.active is not None or self.queue or self.feed.watched or self._lost is not None:
-            self._used = now
     def changed(self) -> None:
         self._changed.set()
 
+    def idle_for(self, now: float) -> float:
+        if self._handling or self.active is not None or self.queue or self.feed.watched or self._lost is not None:
+            self._used = now
         return now - self._used
 
     async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:

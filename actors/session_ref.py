@@ -66,12 +66,12 @@ class Insides(Protocol):
     queue: Queue
 
     def use(self) -> None: ...
+    def changed(self) -> None: ...
     def idle_for(self, now: float) -> float: ...
     async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None: ...
     async def cancel_run(self, run_id: str, reason: str) -> None: ...
 
 
-    def changed(self) -> None: ...
 class SessionRef(Ref):
     __slots__ = ()
 
@@ -114,6 +114,10 @@ class SessionRef(Ref):
         self._session.use()
         return self._session.feed
 
+    def changed(self) -> None:
+        """The session's row has changed: its watchers are to be told. No use of the session."""
+        self._session.changed()
+
     def forget(self, run: RunFeed) -> None:
         """The run has left memory. No use of the session."""
         self._session.feed.remove(run)
@@ -125,10 +129,6 @@ class SessionRef(Ref):
 
     def idle_for(self, now: float) -> float:
         """Seconds since the session was last used, at `now` on trio's clock; 0 while it has a run or a watcher."""
-    def changed(self) -> None:
-        """The session's row has changed: its watchers are to be told. No use of the session."""
-        self._session.changed()
-
         return self._session.idle_for(now)
 
     async def reply(self, run_id: str, call_id: str, resolution: Resolution) -> Resolution | None:

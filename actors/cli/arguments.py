@@ -226,12 +226,18 @@ def _sessions(command: _Command) -> None:
     rename = action("rename", "give a session another title")
     rename.add_argument("id", metavar="ID")
     rename.add_argument("title", metavar="TITLE")
-    delete = action("delete", "delete sessions with all that belongs to them; their runs are stopped first")
-    delete.add_argument("id", nargs="+", metavar="ID")
     compact = action("compact", "put a summary in place of a conversation's beginning, for the model; Ctrl-C stops it")
     compact.add_argument("id", metavar="ID")
     _json(compact, "print each event as a line of JSON")
     compact.set_defaults(module="compact")
+    delete = action("delete", "delete sessions with all that belongs to them; their runs are stopped first")
+    delete.add_argument("id", nargs="+", metavar="ID")
+    export = action("export", "write a session with its files as lines of JSON; beside a daemon, too")
+    export.add_argument("id", metavar="ID")
+    export.add_argument("--output", metavar="FILE", help="a new file (standard output)")
+    importing = action("import", "make a session of what was exported; not while a daemon holds the data directory")
+    importing.add_argument("file", nargs="?", default="-", metavar="FILE", help="what to read (standard input)")
+    _json(importing)
 
 
 def _runs(command: _Command) -> None:

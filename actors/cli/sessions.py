@@ -79,13 +79,13 @@ def _tell(message: dict[str, Any]) -> None:
                 result = part.get("output") or part.get("error") or part["state"]
                 say(line(f"[{part['tool']} {json.dumps(part['input'], ensure_ascii=False)}]", columns()))
                 say(line(f"  → {result}", min(columns(), _RESULT_COLUMNS)))
+            case "compaction":
+                say(f"[what the model is told of all before]\n{part['summary'].rstrip()}")
             case "file":
                 say(f"[file {part.get('name', '')} {part['mime']}, {part['size']} bytes]")
 
 
 def _rename(arguments: Arguments) -> None:
-            case "compaction":
-                say(f"[what the model is told of all before]\n{part['summary'].rstrip()}")
     ask(arguments, Client.request, "session.update", {"session_id": arguments.id, "title": arguments.title})
 
 

@@ -280,8 +280,8 @@ async def _daemon_stats(client: Client, params: methods.NoParams) -> Json:
 HANDLERS: Final = MappingProxyType[str, Handler](
     {
         "session.create": _session_create,
-        "session.list": _session_list,
         "session.fork": _session_fork,
+        "session.list": _session_list,
         "session.get": _session_get,
         "session.update": _session_update,
         "session.delete": _session_delete,
