@@ -214,6 +214,8 @@ def _sessions(command: _Command) -> None:
             "list, show, rename, compact, delete, export and import sessions",
             "greenroom sessions list --query review",
             "greenroom sessions show ses_… | less",
+            "greenroom sessions export ses_… | gzip > talk.gz",
+            "gunzip < talk.gz | greenroom sessions import --data ~/elsewhere",
             "greenroom sessions delete ses_…",
         ),
         "list sessions, the latest change first",

@@ -7,7 +7,7 @@ from typing import Final
 
 from actors.cli.arguments import Arguments, make_parser
 
-_FILES: Final = ("config", "tls_cert", "tls_key")
+_FILES: Final = ("config", "tls_cert", "tls_key", "output", "file")
 
 
 def main(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""`greenroom sessions`: list, show, rename, delete."""
+"""`greenroom sessions`: list, show, rename, delete; export and import are in actors/cli/portable.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ _RESULT_COLUMNS: Final = 200
 
 
 def main(arguments: Arguments) -> None:
-    {"list": _list, "show": _show, "rename": _rename, "delete": _delete}[arguments.action](arguments)
+    if arguments.action in ("export", "import"):
+        from actors.cli.portable import export, take_in  # the store's code: no client needs it
+
+        {"export": export, "import": take_in}[arguments.action](arguments)
+    else:
+        {"list": _list, "show": _show, "rename": _rename, "delete": _delete}[arguments.action](arguments)
 
 
 def _list(arguments: Arguments) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -48,20 +48,27 @@ class Blobs:
 
     def add(self, digest: str, data: bytes) -> None:
         """Make `data`, of this hash, a blob. Raises PeerError disk_full."""
+        if not self._there(self._path(digest), len(data)):
+            with self.adding(digest) as put:
+                put(data)
+
+    @contextlib.contextmanager
+    def adding(self, digest: str) -> Iterator[Callable[[bytes], object]]:
+        """A function that takes the content of a new blob in pieces; the blob is made when the block ends, and not if
+        it raises. That the content has this hash is the caller's word. Raises PeerError disk_full."""
         path = self._path(digest)
         with _translated():
-            if not self._there(path, len(data)):
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-                descriptor, name = tempfile.mkstemp(prefix=_NEW, dir=self._folder)  # 0600
-                try:
-                    with os.fdopen(descriptor, "wb") as file:
-                        file.write(data)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    self._name(Path(name), path)
-                except BaseException:
-                    Path(name).unlink(missing_ok=True)
-                    raise
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=_NEW, dir=self._folder)  # 0600
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    yield file.write
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._name(Path(name), path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
 
     def read(self, digest: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset` on, fewer at the end. Raises PeerError disk_full for a file that is

@@ -61,7 +61,7 @@ def begin(connection: Connection, asked: ForkSession, session_id: str, claim: Cl
     if earlier is not None:
         return catalog.get(connection, earlier)
     source = catalog.key_of(connection, asked.session_id)
-    through = _through(connection, source, asked.message_id)
+    through = last_position(connection, source, asked.message_id)
     key = connection.execute(
         f"INSERT INTO sessions (id, changed, parent_id, created_at, updated_at, revision, message_count, input_tokens,"
         f" output_tokens, reasoning_tokens, cache_read_tokens, cache_write_tokens, {_KEPT})"
@@ -99,8 +99,9 @@ def publish(connection: Connection, fork: Fork, claim: Claim | None, now: int) -
     return catalog.get(connection, fork.session_id)
 
 
-def _through(connection: Connection, session: int, message_id: str | None) -> int:
-    """The position of the last message that is copied, 0 if there is none."""
+def last_position(connection: Connection, session: int, message_id: str | None = None) -> int:
+    """The position of the last message that is copied, 0 if there is none: that one, or the last that is complete.
+    Raises CallerError unknown_message."""
     if message_id is None:
         (last,) = connection.execute("SELECT max(position) FROM messages WHERE session = ?", (session,)).fetchone()
     else:

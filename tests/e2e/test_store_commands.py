@@ -1,61 +1,100 @@
-"""`greenroom store` on real data directories: beside a daemon at work, and without one."""
+"""`greenroom store`, `sessions export` and `sessions import`: beside a daemon at work, and without one."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from actors.cli import main
 from tests.e2e.test_cli import answer, greenroom
 from tests.e2e.wire import daemon
 
+Command = Callable[..., str]
 
-def test_backup_and_check_beside_a_daemon_and_vacuum_without(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """A command on a data directory in this process: its output, or its errors if it ends with another code than 0."""
+
+    def run(folder: Path, *words: str, code: int = 0, text: str = "") -> str:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        capfd.readouterr()
+        ended = main([*words, "--data", str(folder)])
+        printed = capfd.readouterr()
+        assert ended == code, printed.err
+        return printed.out + printed.err
+
+    return run
+
+
+def test_backup_and_check_beside_a_daemon_and_vacuum_without(tmp_path: Path, command: Command) -> None:
+    folder, copy = tmp_path / "data", tmp_path / "copy"
     with daemon(folder) as process:
         answer(greenroom(folder, "run", "count to 5"))
-        made = json.loads(answer(greenroom(folder, "store", "backup", str(tmp_path / "copy"), "--json")))
-        assert made["target"] == str(tmp_path / "copy") and made["database_bytes"] > 4096 and made["blobs"] == 0
-        again = greenroom(folder, "store", "backup", str(tmp_path / "copy"))
-        assert again.returncode == 2 and "is there already" in again.stderr
-        assert json.loads(answer(greenroom(folder, "store", "check", "--json"))) == {
+        made = json.loads(command(folder, "store", "backup", str(copy), "--json"))
+        assert made["target"] == str(copy) and made["database_bytes"] > 4096 and made["blobs"] == 0
+        assert "is there already" in command(folder, "store", "backup", str(copy), code=2)
+        assert json.loads(command(folder, "store", "check", "--json")) == {
             "good": True, "problems": 0, "notes": 0, "findings": [],
         }  # fmt: skip
-        refused = greenroom(folder, "store", "vacuum")
-        assert refused.returncode == 4 and str(process.pid) in refused.stderr
-    assert "before" in answer(greenroom(folder, "store", "vacuum"))
-    assert set(json.loads(answer(greenroom(folder, "store", "vacuum", "--json")))) == {"bytes_before", "bytes_after"}
-    assert answer(greenroom(folder, "store", "check")) == "good\n"
-    # The copy is a data directory: a daemon starts on it, with what was there.
-    with daemon(tmp_path / "copy"):
-        listed = json.loads(answer(greenroom(tmp_path / "copy", "sessions", "--json")))["sessions"]
-        assert [session["title"] for session in listed] == ["count to 5"]
-        shown = json.loads(answer(greenroom(tmp_path / "copy", "sessions", "show", listed[0]["id"], "--json")))
-        assert "1 2 3 4 5" in json.dumps(shown)
+        assert f"pid {process.pid}" in command(folder, "store", "vacuum", code=4)
+    assert "before" in command(folder, "store", "vacuum")
+    assert set(json.loads(command(folder, "store", "vacuum", "--json"))) == {"bytes_before", "bytes_after"}
+    assert command(folder, "store", "check") == "good\n"
+    with daemon(copy):  # the copy is a data directory: a daemon starts on it, with what was there
+        (session,) = json.loads(command(copy, "sessions", "--json"))["sessions"]
+        assert session["title"] == "count to 5"
+        assert "1 2 3 4 5" in command(copy, "sessions", "show", session["id"], "--json")
 
 
-def test_what_is_wrong_is_listed_and_fails(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    with daemon(folder):
+def test_what_is_wrong_is_listed_and_fails(tmp_path: Path, command: Command) -> None:
+    with daemon(tmp_path / "data"):
         pass
+    folder = tmp_path / "data"
     (folder / "blobs").mkdir(exist_ok=True)
     (folder / "blobs" / ("0" * 64)).touch()
-    assert (
-        answer(greenroom(folder, "store", "check")) == f"(note) blobs/{'0' * 64}: nothing refers to this file\ngood\n"
-    )
+    assert command(folder, "store", "check") == f"(note) blobs/{'0' * 64}: nothing refers to this file\ngood\n"
     with open(folder / "greenroom.db", "r+b") as file:
         file.seek(4096 * 3)
-        file.write(os.urandom(4096))
-    told = answer(greenroom(folder, "store", "check"), 1)
+        file.write(b"\xff" * 4096)
+    told = command(folder, "store", "check", code=1)
     assert told.startswith("database: ") and told.endswith(" problems\n")
-    found = json.loads(answer(greenroom(folder, "store", "check", "--json"), 1))
+    found = json.loads(command(folder, "store", "check", "--json", code=1))
     assert not found["good"] and found["problems"] == len(found["findings"]) > 0
 
 
-@pytest.mark.parametrize("words", [("check",), ("vacuum",), ("backup", "copy")])
-def test_without_a_store_there_is_nothing_to_do(tmp_path: Path, words: tuple[str, ...]) -> None:
-    ended = greenroom(tmp_path, "store", *words)
-    assert ended.returncode == 2 and f"no store is in {tmp_path}" in ended.stderr
+@pytest.mark.parametrize("words", ["store check", "store vacuum", "store backup copy", "sessions export ses_1"])
+def test_without_a_store_there_is_nothing_to_do(tmp_path: Path, command: Command, words: str) -> None:
+    assert f"no store is in {tmp_path}" in command(tmp_path, *words.split(), code=2)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_session_goes_from_one_data_directory_to_another(tmp_path: Path, command: Command) -> None:
+    folder, other, file = tmp_path / "data", tmp_path / "other", tmp_path / "talk.jsonl"
+    with daemon(folder) as process:
+        answer(greenroom(folder, "run", "count to 5"))
+        (session,) = json.loads(command(folder, "sessions", "--json"))["sessions"]
+        assert command(folder, "sessions", "export", session["id"], "--output", str(file)) == ""
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        text = answer(greenroom(folder, "sessions", "export", session["id"]))
+        assert text == file.read_text()
+        assert "is there already" in command(folder, "sessions", "export", session["id"], "--output", str(file), code=2)
+        assert "no session has the id" in command(folder, "sessions", "export", "ses_unknown", code=1)
+        assert f"pid {process.pid}" in command(folder, "sessions", "import", str(file), code=4)
+    cut = command(other, "sessions", "import", text=text[:-20], code=1)
+    assert "nothing was imported" in cut and f"line {text.count(chr(10))}: " in cut
+    assert command(other, "sessions", "import", text=text).startswith("ses_")
+    made = json.loads(command(other, "sessions", "import", str(file), "--json"))
+    assert command(other, "store", "check") == "good\n"
+    assert "No such file" in command(other, "sessions", "import", str(tmp_path / "nothing"), code=2)
+    with daemon(other):
+        assert len(json.loads(command(other, "sessions", "--json"))["sessions"]) == 2
+        shown = json.loads(command(other, "sessions", "show", made["session_id"], "--json"))
+        assert shown["session"]["title"] == "count to 5" and "1 2 3 4 5" in json.dumps(shown["messages"])
+        answer(greenroom(other, "run", "--session", made["session_id"], "count to 2"))
