@@ -22,6 +22,7 @@ from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._clock import now_ms as wall_clock
 from actors._disk import Disk, DiskClosed, open_disk
+from actors._memory import untrack
 from actors._tally import Histogram
 from actors.blobs import BlobKeeper, Pins
 from actors.journal import Flusher, RunJournal
@@ -408,7 +409,7 @@ class Store(Actor):
         self._unused: set[str] = set()  # sessions of which nothing decoded is to be kept
         self._stop = trio.Event()
         self._closed = trio.Event()
-        self.rows = RowCache(limits.row_cache_bytes)  # of the thread that reads
+        self.rows = RowCache(limits.row_cache_bytes, untrack)  # of the thread that reads
         self.limits = limits
         self.now_ms = now_ms
 

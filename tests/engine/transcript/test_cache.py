@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors._memory import untrack
 from engine.transcript.cache import RowCache, size_of
 from engine.transcript.records import AssistantMessage, Blob, Message, Part, TextPart, ToolPart, Usage, UserMessage
 
@@ -176,3 +179,33 @@ def test_a_record_counts_with_all_that_it_refers_to() -> None:
     nested = ToolPart(id="p", call_id="c", tool="t", state="completed", whole=Blob(handle="h", hash="0" * 64, size=1))
     plain = ToolPart(id="p", call_id="c", tool="t", state="completed")
     assert size_of(nested) - size_of(plain) >= size_of("0" * 64) + size_of("h")
+
+
+def test_the_collector_does_not_look_at_what_is_kept() -> None:
+    cache = RowCache(1 << 30, untrack)
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(300):
+        record = realistic(number)
+        cache.put("s", record.info.id, number, record, Usage(input_tokens=number))
+    del record
+    gc.collect()  # it untracks tuples of strings itself
+    assert len(gc.get_objects()) - before < 300
+    found = cache.get(realistic(7).info.id, 7)
+    assert found is not None
+    records = [found, found.sizes, found.message, found.message.info, found.message.parts, *found.message.parts]
+    assert not any(gc.is_tracked(record) for record in records)
+    changed = attrs.evolve(found.message)  # what is made of it is an object like any other
+    assert changed == found.message and gc.is_tracked(changed)
+
+
+def test_what_the_collector_does_not_look_at_is_freed_with_its_last_reference() -> None:
+    cache = RowCache(1 << 30, untrack)
+    record = realistic(1)
+    gone = [weakref.ref(one) for one in (record, record.info, record.parts[0])]
+    cache.put("s", record.info.id, 1, record, None)
+    del record
+    gc.collect()
+    assert all(one() is not None for one in gone)
+    cache.clear()
+    assert all(one() is None for one in gone)
