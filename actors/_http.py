@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from actors._arrivals import Arrival, Arrivals
-from actors._memory import freeze_again
 from engine.errors import PeerError
 from engine.limits import KIB, Limits
 from engine.providers.chunks import ChunkedBody
@@ -134,7 +133,6 @@ class HttpClient:
                 assert not self._closed, "the client is used after it was closed"
                 if self._client is None:
                     self._client = await trio.to_thread.run_sync(self._make, limiter=self._threads)
-                    freeze_again()
         return self._client
 
     def _make(self) -> httpx2.AsyncClient:

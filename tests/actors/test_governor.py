@@ -14,8 +14,8 @@ import trio.testing
 
 from actors._actor import open_actor
 from actors._ask import ActorDied
-from actors._memory import Resident, give_back, heap, resident, sqlite_bytes
-from actors.governor import STALE_DEADLINES, Governor, forget_deadlines
+from actors._memory import Resident, freeze_again, give_back, heap, resident, sqlite_bytes
+from actors.governor import COLLECT_RUNS_MAX, NEW_MODULES, STALE_DEADLINES, Governor, forget_deadlines
 from actors.owners import CONNECTION_BYTES, RETAINED_BYTES, RUN_BYTES, SESSION_BYTES, Owners
 from actors.registry_ref import RegistryStatistics
 from engine.limits import MIB, Limits
@@ -91,6 +91,40 @@ async def test_below_the_bounds_nothing_is_done(autojump_clock: trio.testing.Moc
     assert set(world.done) == {"admit"}
     assert (figures.level, figures.releases, figures.shed_bytes) == ("normal", 0, 0)
     assert trio.current_time() >= 5 * LIMITS.governor_interval
+
+
+@pytest.mark.parametrize(
+    ("new", "active", "frozen"), [(NEW_MODULES, COLLECT_RUNS_MAX, 1), (NEW_MODULES - 1, 0, 0), (NEW_MODULES, 17, 0)]
+)
+async def test_a_library_that_was_imported_is_left_out_of_collections_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, new: int, active: int, frozen: int
+) -> None:
+    done: list[None] = []
+    modules = dict.fromkeys(map(str, range(100)))
+    monkeypatch.setattr("actors.governor.freeze_again", lambda: done.append(None))
+    monkeypatch.setattr("actors.governor.sys", SimpleNamespace(modules=modules))
+
+    class Importing(World):
+        def resident(self) -> Resident:
+            modules.update(dict.fromkeys(map(str, range(100 + new))))
+            return super().resident()
+
+    await watch(Importing([(50, 5)] * 5, active=active))
+    assert len(done) == frozen
+
+
+def test_only_a_program_that_froze_freezes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    frozen = 0
+    fake = SimpleNamespace(
+        get_freeze_count=lambda: frozen, collect=lambda: done.append("collect"), freeze=lambda: done.append("freeze")
+    )
+    monkeypatch.setattr("actors._memory.gc", fake)
+    freeze_again()
+    assert done == []
+    frozen = 5
+    freeze_again()
+    assert done == ["collect", "freeze"]
 
 
 async def test_above_the_soft_bound_it_sheds_and_gives_back(autojump_clock: trio.testing.MockClock) -> None:
