@@ -18,18 +18,34 @@ def transcript_problems(messages: Sequence[Json]) -> list[str]:
     found = [f"id {one} is there {count} times" for one, count in _ids(messages).items() if count > 1]
     asked: str | None = None  # the user's message that is being answered
     turn = 0
+    failed = False  # the turn before
     for message in messages:
         info, where = message["info"], message["info"]["id"]
         if info["role"] == "user":
-            asked, turn = info["id"], 0
+            asked, turn, failed = info["id"], 0, False
             if not any(part["kind"] in ("text", "file") for part in message["parts"]):
                 found.append(f"{where}: the user says nothing")
             continue
+        if any(part["kind"] == "compaction" for part in message["parts"]):
+            found += [f"{where}: {problem}" for problem in _compaction_problems(message, asked)]
+            continue
         if asked is None or info.get("parent_id") != asked:
             found.append(f"{where}: it answers {info.get('parent_id')}, not {asked}")
-        turn += 1
+        # A turn that a service refused is made again under its number.
+        turn += 1 if not failed or message["parts"][0].get("turn") != turn else 0
+        failed = info.get("finish") == "error"
         found += [f"{where}: {problem}" for problem in _turn_problems(message, turn)]
     return found
+
+
+def _compaction_problems(message: Json, asked: str | None) -> Iterator[str]:
+    info = message["info"]
+    if len(message["parts"]) != 1 or not message["parts"][0]["summary"].strip():
+        yield f"a compaction is one part with a summary: {message['parts']}"
+    if info.get("finish") != "stop" or "finished_at" not in info:
+        yield f"the compaction has no end: {info}"
+    if info.get("parent_id") not in (None, asked):
+        yield f"the compaction answers {info['parent_id']}, not {asked}"
 
 
 def _ids(messages: Sequence[Json]) -> Counter[str]:
