@@ -67,6 +67,7 @@ class Composition:
     folder: Path
     tally: Tally
     guard: Guard
+    guard: Guard
 
     @property
     def registry(self) -> RegistryRef:

@@ -24,7 +24,7 @@ import trio
 
 from actors._actor import Actor
 from actors._ask import ActorDied
-from actors._memory import resident
+from actors._memory import family, resident
 from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
@@ -197,6 +197,8 @@ class _Daemon:
         governor: GovernorRef = composition.root.child("governor")
         gateway: GatewayRef = composition.root.child("gateway")
         connections = gateway.gateway_statistics().connections
+        guard = composition.guard.statistics()
+        children = await self.owners.children(guard.pid)
         return {
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory": {
@@ -215,12 +217,24 @@ class _Daemon:
                 "decoded_messages_read": store.rows.misses,
                 "decoded_messages_dropped": store.rows.evictions,
             },
+            "processes": {
+                "programs": guard.processes,
+                "started": guard.spawned,
+                "all": children.processes,
+                "resident": children.resident,
+            },
             "actors": {"daemon": composition.root.tree()},
         }
 
     def _figures(self, composition: Composition) -> Figures:
         """For /metrics. A part that is being restarted has none."""
+        guard = composition.guard.statistics()
+        children = functools.cache(functools.partial(family, guard.pid))
         figures: dict[str, Figure] = {
+            "greenroom_programs": guard.processes,
+            "greenroom_programs_started_total": guard.spawned,
+            "greenroom_child_processes": lambda: children().processes,
+            "greenroom_child_processes_resident_bytes": lambda: children().resident,
             "greenroom_build_info": {(VERSION,): 1},
             "greenroom_model_calls_open": composition.models.statistics().calls,
             "greenroom_log_lines_dropped_total": lost_lines(),

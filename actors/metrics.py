@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
 Number = int | float
-# One figure: without labels, or by a tuple of the values of its labels in the order of `Metric.labels`.
-Figure = Number | Histogram | Mapping[Any, Number] | Mapping[Any, Histogram]
+# One figure: without labels, or by a tuple of the values of its labels in the order of `Metric.labels`. One that takes
+# time is a function, called in the thread that makes the text.
+Figure = Number | Histogram | Mapping[Any, Number] | Mapping[Any, Histogram] | Callable[[], Number]
 Figures = Mapping[str, Figure]  # by the name in METRICS
 
 _OPENMETRICS: Final = "application/openmetrics-text"
@@ -83,6 +84,11 @@ METRICS: Final = (
     # --- tools
     _counter("tool_calls", "Calls of tools, by how they ended.", "toolset", "outcome"),
     _histogram("tool_call_duration", "Calls of tools, the wait for a place not counted.", "toolset"),
+    # --- child processes
+    _gauge("programs", "Tool servers and shell commands that are there now."),
+    _counter("programs_started", "Tool servers and shell commands that were started."),
+    _gauge("child_processes", "Processes below the daemon: the guard with its keepers, programs and what they made."),
+    _gauge("child_processes_resident_bytes", "Their resident memory; pages that they share count in each."),
     # --- the port
     _gauge("sockets", "Sockets at the port, HTTP and WebSocket together."),
     _gauge("connections", "WebSocket connections."),
@@ -196,6 +202,8 @@ def _registry(collector: Any) -> CollectorRegistry:
 def _family(metric: Metric, figure: Figure) -> Family:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+    if callable(figure):
+        figure = figure()
     samples: Iterable[tuple[tuple[str, ...], Any]] = figure.items() if isinstance(figure, Mapping) else [((), figure)]
     if metric.kind == "histogram":
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)

@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 import trio
 
-from actors._memory import Mapped, heap, mapped, sqlite_bytes
+from actors._memory import Family, Mapped, family, heap, mapped, sqlite_bytes
 from actors.registry_ref import RegistryStatistics
 from actors.store import StoreStatistics
 from engine.limits import KIB
@@ -68,6 +68,10 @@ class Owners:
         """Everything is made and nothing is at work: what is held now is the program."""
         now = measure()
         self._program = now.mapped.anonymous - now.free - now.sqlite
+
+    async def children(self, guard: int | None) -> Family:
+        """The guard of this pid with all that is below it."""
+        return await trio.to_thread.run_sync(family, guard, limiter=self._thread)
 
     async def owned(self, registry: RegistryStatistics, store: StoreStatistics, connections: int) -> dict[str, int]:
         """Every owner."""

@@ -18,6 +18,9 @@ def main(arguments: Arguments) -> None:
         return
     say(f"up for          {timedelta(seconds=round(stats['uptime_s']))}")
     _tell_memory(stats["memory"])
+    processes = stats["processes"]
+    below = f"{processes['programs']} programs, {processes['all']} in all, {size(processes['resident'])} resident"
+    say(f"processes       {below}")
     for name, count in sorted(stats["counts"].items()):
         say(f"{name:15} {count}")
     say(f"loop lag (p99)  {stats['loop']['lag_p99_ms']:.1f} ms")

@@ -283,7 +283,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "toolset.list": Method(NoParams, ("toolsets",)),
         "toolset.restart": Method(ToolsetRestart, ("toolset",)),
         "output.read": Method(OutputRead, ("text?", "data_base64?", "next_offset?", "total")),
-        "daemon.stats": Method(NoParams, ("uptime_s", "memory", "counts", "actors", "loop")),
+        "daemon.stats": Method(NoParams, ("uptime_s", "memory", "counts", "processes", "actors", "loop")),
     }
 )
 

@@ -213,3 +213,26 @@ async def test_nobody_reads_standard_error(tmp_path: Path) -> None:
             assert (await run(wire, "count to 50"))["status"] == "completed"
         process.send_signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(process.wait) == 0
+
+
+async def test_child_processes_are_counted_and_measured(tmp_path: Path) -> None:
+    config = '[permissions]\nallow = ["shell"]\n'
+    with trio.fail_after(LIMIT), daemon(tmp_path / "data", config) as process:
+        before = await trio.to_thread.run_sync(scrape, process)
+        assert before["greenroom_programs",] == before["greenroom_programs_started_total",] == 0
+        assert before["greenroom_child_processes",] == before["greenroom_child_processes_resident_bytes",] == 0
+        async with connect(process.folder) as wire:
+            session = (await wire.request("session.create", cwd=str(tmp_path)))["session"]
+            started = await wire.request("run.start", session_id=session["id"], text="run sleep 1000", watch=True)
+            while (event := await wire.event(started["watch_id"])) is None or event.get("state") != "running":
+                assert event is not None
+            while not (found := (await wire.request("daemon.stats"))["processes"])["started"]:
+                pass  # it is being started
+            assert found["programs"] == 1 and found["all"] >= 3 and found["resident"] > 1_000_000
+            now = await trio.to_thread.run_sync(scrape, process)
+            assert now["greenroom_programs",] == now["greenroom_programs_started_total",] == 1
+            assert now["greenroom_child_processes",] >= 3
+            assert now["greenroom_child_processes_resident_bytes",] > 1_000_000
+            await wire.request("run.stop", run_id=started["run"]["id"])
+            ended = (await wire.request("daemon.stats"))["processes"]
+            assert (ended["programs"], ended["started"], ended["all"]) == (0, 1, 1), "the guard stays"
