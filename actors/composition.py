@@ -67,7 +67,6 @@ class Composition:
     folder: Path
     tally: Tally
     guard: Guard
-    guard: Guard
 
     @property
     def registry(self) -> RegistryRef:
