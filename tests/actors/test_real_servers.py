@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import attrs
 import pytest
 import trio
 
@@ -19,7 +20,7 @@ from actors.toolsets.mcp import Server
 from engine import codec
 from engine.storage.spool import SpoolFile
 from engine.tools.environment import child_environment
-from engine.tools.spec import Media
+from engine.tools.spec import Answer, Media, Question
 from tests.actors.processes import until
 from tests.actors.real_servers import node, offered, over_http, python
 from tests.actors.test_toolset_mcp import CONTEXT, World, opened
@@ -126,6 +127,20 @@ async def test_filesystem(tmp_path: Path) -> None:
         assert refused.is_error and "root:" not in refused.text
 
 
+async def test_filesystem_in_the_folders_of_its_sessions(tmp_path: Path) -> None:
+    folder, other = (tmp_path / "one").resolve(), (tmp_path / "two").resolve()
+    for made in (folder, other):
+        made.mkdir()
+        (made / "a.txt").write_text(made.name)
+    async with opened(tmp_path, node("server-filesystem", str(other))) as world:
+        context = attrs.evolve(CONTEXT, cwd=str(folder))
+        given = codec.dump({"path": str(folder / "a.txt")})
+        while (await world.ref.call("read_text_file", given, context)).text != "one":  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        given = codec.dump({"path": str(other / "a.txt")})
+        assert (await world.ref.call("read_text_file", given, context)).is_error
+
+
 @asynccontextmanager
 async def everything(tmp_path: Path, over: str) -> AsyncIterator[tuple[World, str, Path]]:
     """The server, its URL and its log, if it is reached over HTTP."""
@@ -192,6 +207,35 @@ async def test_everything(tmp_path: Path, over: str) -> None:
         result = await world.ref.call("trigger-long-running-operation", given, CONTEXT, shown.append)
         assert result.text == "Long running operation completed. Duration: 0.2 seconds, Steps: 2."
         assert shown == ["1 of 2\n", "2 of 2\n"]
+
+        # It runs as a task only, which is another protocol inside this one.
+        assert (await world.call("simulate-research-query", topic="x")).is_error
+
+        asked: list[Question] = []
+
+        async def accept(question: Question) -> Answer:
+            asked.append(question)
+            content: dict[str, codec.Json] = {"name": "Ada é漢", "check": True, "integer": 7}
+            assert question.mistakes(content) == []
+            return Answer(action="accept", content=content)
+
+        async def decline(question: Question) -> Answer:
+            return Answer(action="decline")
+
+        context = attrs.evolve(CONTEXT, ask=accept)
+        told = await world.ref.call("trigger-elicitation-request", b"{}", context)
+        assert "- Name: Ada é漢\n- Agreed to terms: true\n- Favorite Integer: 7" in told.text
+        assert [question.message for question in asked] == ["Please provide inputs for the following fields:"]
+        assert asked[0].mistakes({"check": True}) and asked[0].mistakes({"name": "Ada", "integer": 101})
+        context = attrs.evolve(CONTEXT, ask=decline)
+        told = await world.ref.call("trigger-elicitation-request", b"{}", context)
+        assert "User declined" in told.text
+        assert "User declined" in (await world.call("trigger-elicitation-request")).text, "there is nobody to ask"
+
+        # It asks for the folders in its own time.
+        context = attrs.evolve(CONTEXT, cwd=str(tmp_path))
+        while tmp_path.as_uri() not in (await world.ref.call("get-roots-list", b"{}", context)).text:  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
         # What it says by itself, all the time from here on, is in nobody's way.
         assert not (await world.call("toggle-simulated-logging")).is_error
