@@ -286,8 +286,8 @@ async def open_matrix(folder: Path) -> AsyncIterator[Matrix]:
     guards: list[Guard] = []
 
     class Caught(Run):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
             caught.append(self)
 
     @asynccontextmanager
