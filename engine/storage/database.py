@@ -109,7 +109,12 @@ def open_beside(path: Path, *, current: bool = True) -> sqlite3.Connection:
 def _opening(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection with what both kinds need; closed again if anything raises."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # its -wal and -shm get the same mode
+        # Its -wal and -shm get the same mode. A file that is there is not opened here: closing any descriptor of it
+        # would release the locks (fcntl) that another connection of this process has on it, and a program that reads
+        # beside us would believe to be the last one, and remove the log.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     except OSError as exc:
         message = f"the data directory {path.parent} cannot be used: {exc.strerror or exc}"
         raise PeerError("disk_full", message) from exc

@@ -139,6 +139,22 @@ def test_a_held_directory_names_its_holder_and_is_free_after_it(tmp_path: Path) 
         pass
 
 
+def test_another_program_that_reads_and_ends_leaves_the_log_in_place(store: Store) -> None:
+    """The last connection to a database removes the log: ours have to be known to other processes by their locks."""
+    beside = [
+        sys.executable, "-c",
+        "import pathlib, sys\nfrom engine.storage import database\n"
+        "connection = database.open_beside(pathlib.Path(sys.argv[1]))\n"
+        "print(*sorted(row[0] for row in connection.execute('SELECT id FROM sessions')))\nconnection.close()\n",
+        str(store.path),
+    ]  # fmt: skip
+    for number in range(3):
+        store.session(str(number))
+        ended = subprocess.run(beside, capture_output=True, text=True, check=True)
+        assert ended.stdout.split() == [f"ses_{earlier}" for earlier in range(number + 1)]
+        assert os.path.exists(f"{store.path}-wal") and store.count("sessions") == number + 1
+
+
 def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="missing"), lock.hold(tmp_path / "missing"):
         pass
