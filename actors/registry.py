@@ -20,6 +20,7 @@ from actors._actor import Actor, Cell
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.admission import Admission
+from actors.idle import Idle
 from actors.creating import Defaults, new_session
 from actors.registry_ref import RegistryRef, RegistryStatistics, Request
 from actors.run import SHUTDOWN
@@ -50,15 +51,12 @@ from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
 
-# Looks for idle sessions in the time that makes one idle: it leaves memory at most a quarter late.
-PASSIVATE_LOOKS: Final = 4
-
-
 class Registry(Actor):
     def __init__(self, services: Services, defaults: Defaults) -> None:
         self._services = services
         self._limits = services.limits
         self._defaults = defaults
+        self._idle = Idle(self._sessions, self._limits)
         self._sessions: dict[str, SessionRef] = {}
         self._opening: dict[str, trio.Event] = {}  # sessions that are being revived or deleted right now
         self._runs: dict[str, RunFeed] = {}  # active and retained
@@ -76,7 +74,7 @@ class Registry(Actor):
             _log.warning("%s of %s is settled as interrupted", run.id, run.session_id)
         self._admission.wait(await self._services.store.queued_sessions())
         self.cell.start_soon(self._evict)
-        self.cell.start_soon(self._passivate)
+        self.cell.start_soon(self._idle.run)
 
     async def handle(self, message: object) -> object:
         if isinstance(message, Request):
@@ -199,6 +197,7 @@ class Registry(Actor):
             record = await self._services.store.get_session(session_id)
             actor = Session(self._services, record, self)
             revived: SessionRef = await self.cell.start_child(actor, session_id, grace=2 * self._limits.cancel_grace)
+            self._idle.opened()
             self._sessions[session_id] = revived
             return revived
         finally:
@@ -367,19 +366,9 @@ class Registry(Actor):
         self._admission.ended(run_id)
 
     # ------------------------------------------------------------ passivation and eviction
-    async def _passivate(self) -> None:
-        after = self._limits.passivate_after
-        while True:
-            await trio.sleep(after / PASSIVATE_LOOKS)
-            await self.passivate(after)
-
     async def passivate(self, idle: float) -> None:
         """Unload sessions that nobody has used for so long; they come back when they are."""
-        for session_id, session in tuple(self._sessions.items()):
-            # Looked at one by one: while another was stopped this one may have been used.
-            if session.idle_for(trio.current_time()) >= idle:
-                await session.stop("passivated")
-                self._services.store.forget_rows(session_id)
+        await self._idle.unload(idle)
 
     async def _evict(self) -> None:
         while True:

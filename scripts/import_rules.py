@@ -69,7 +69,7 @@ ACTORS_ORDER = (
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
     "places", "blobs", "journal", "paged", "models", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles",
-    "services", "windows", "compaction", "calls", "run", "session_ref", "session", "admission", "creating",
+    "services", "windows", "compaction", "calls", "run", "session_ref", "session", "admission", "creating", "idle",
     "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "daemon", "api", "client",
     "cli", "terminal",
 )  # fmt: skip

@@ -381,6 +381,34 @@ async def test_an_idle_session_leaves_memory_and_comes_back(staged: Staged) -> N
         assert (await stage.registry.update_session(session_id, SessionChanges(title="new"))).title == "new"
 
 
+async def test_of_too_many_idle_sessions_the_longest_idle_leave(staged: Staged) -> None:
+    async with staged(idle_sessions_max=4) as stage:
+        run, call = await stage.begin()
+        kept = {await stage.session_of(run)}
+        watched = await stage.registry.create_session(NewSession())
+        (await stage.registry.watch_session(watched.id)).attach(lambda: None)
+        kept.add(watched.id)
+
+        def live() -> set[str]:
+            return {name for name in names(stage.engine.tree()) if name.startswith("ses_")}
+
+        made: list[str] = []
+        for _ in range(20):
+            made.append((await stage.registry.create_session(NewSession())).id)
+            await stage.registry.watch_session(made[-1])  # a use of it
+            await wait_all_tasks_blocked()
+            assert len(live() - kept) <= 6 and kept <= live()
+            assert made[-1] in live()
+        assert made[0] not in live() and made[10] not in live()
+        await stage.registry.watch_session(made[0])  # comes back, and is the latest used
+        for session_id in made[1:3]:
+            await stage.registry.watch_session(session_id)
+        await wait_all_tasks_blocked()
+        assert {made[0], *made[1:3]} <= live()
+        call.end()
+        assert (await run.wait()).status == "completed"
+
+
 async def test_a_watched_session_stays(staged: Staged) -> None:
     async with staged(passivate_after=0.02) as stage:
         session, other = [await stage.registry.create_session(NewSession()) for _ in range(2)]
