@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final, Literal
@@ -140,8 +141,13 @@ class Calls:
             cwd=self._session.cwd,
             grants=self._grants,
         )
-        long = len(part.input) > _JUDGED_AT_ONCE
-        verdict = await self._services.toolbox.in_thread(judge) if long else judge()
+        if self._services.judge.looks_at_paths(part.tool):
+            judge.keywords["resolve"] = os.path.realpath  # asks the disk
+            verdict = await self._services.toolbox.in_thread(judge)
+        elif len(part.input) > _JUDGED_AT_ONCE:
+            verdict = await self._services.toolbox.in_thread(judge)
+        else:
+            verdict = judge()
         if verdict.decision == "allow":
             return None
         if verdict.decision == "deny":

@@ -11,9 +11,10 @@ the defaults. Where something is unknown, deny and ask take the worst case and a
 - An argument named `command` is a shell command and is matched command by command (engine.tools.shell_words). It
   is denied if any part could match, allowed if all is understood and each part surely matches an allow pattern;
   a pattern without wildcards also allows the command that is exactly this text. `ls *` is also `ls`.
-- Any other argument may be a path: deny rules see it as written and with `.`, `..` and the session's folder
-  resolved (not links); with `..` in it, a pattern with wildcards does not allow it. They see an argument named `url`
-  also as `fetch` reads it.
+- Any other argument may be a path: deny and ask rules see it as written, with `.`, `..` and the session's folder
+  resolved, and with links resolved as they are when it is judged. An allow rule has to match it as written and, if
+  there is a link in it, the place that it leads to; with `..` in it, a pattern with wildcards does not allow it. They
+  see an argument named `url` also as `fetch` reads it.
 
 A rule is about what a call says, not about what the program then does: a deny rule is no sandbox.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import attrs
@@ -37,10 +38,13 @@ from engine.tools.wildcard import ANY, Wildcard, escape
 
 Ruling = Literal["allow", "ask", "deny"]
 Arguments = Mapping[str, codec.Json]  # a call's input, decoded
+# An absolute path with its links and `..` resolved, as os.path.realpath: what is not there is kept as it is written.
+Resolve = Callable[[str], str]
 
 RULE_CHARACTERS_MAX: Final = 1200
 ARGUMENTS_MAX: Final = 8  # of one rule
 COMMAND: Final = "command"  # the argument that is a shell command, whatever the tool
+_PATH_CHARACTERS: Final = 4096  # what is longer can be no path, and has no links
 # Commands of a script that an explanation names.
 _SHOWN_CHARACTERS: Final = 80
 
@@ -215,12 +219,25 @@ class Judge:
         """Raises ValueError for what is no rule."""
         self._deny, self._ask, self._allow = (tuple(parse_rule(text) for text in texts) for texts in (deny, ask, allow))
 
-    def verdict(
-        self, tool: str, arguments: Arguments, *, cwd: str | None = None, grants: Grants = NO_GRANTS
-    ) -> Verdict:
-        """Judge one call. `tool` is `toolset.tool`; `cwd` the session's folder, absolute. Never raises."""
+    def looks_at_paths(self, tool: str) -> bool:
+        """Whether a verdict on this tool may depend on where links lead to."""
         toolset, _, name = tool.partition(".")
-        call = _Call(arguments, cwd)
+        rules = (rule for rule in (*self._deny, *self._ask, *self._allow) if rule.names(toolset, name))
+        return any(argument != COMMAND for rule in rules for argument, _ in rule.patterns)
+
+    def verdict(
+        self,
+        tool: str,
+        arguments: Arguments,
+        *,
+        cwd: str | None = None,
+        grants: Grants = NO_GRANTS,
+        resolve: Resolve | None = None,
+    ) -> Verdict:
+        """Judge one call. `tool` is `toolset.tool`; `cwd` the session's folder, absolute. Without `resolve` links are
+        taken for what they are called. Never raises."""
+        toolset, _, name = tool.partition(".")
+        call = _Call(arguments, cwd, resolve)
         for rule in self._deny:
             if rule.names(toolset, name) and (part := call.may_match(rule)):
                 return Verdict(decision="deny", rule=rule.text, why=f"{part} is denied by the rule {rule.text}")
@@ -241,9 +258,10 @@ class Judge:
 class _Call:
     """One call as rules see it."""
 
-    def __init__(self, arguments: Arguments, cwd: str | None) -> None:
+    def __init__(self, arguments: Arguments, cwd: str | None, resolve: Resolve | None) -> None:
         self._arguments = arguments
         self._cwd = cwd
+        self._resolve = resolve
         self._script: Script | None = None
         self._forms: dict[str, list[str]] = {}
 
@@ -285,10 +303,28 @@ class _Call:
                 forms += [os.path.normpath(text), resolved]
                 if self._cwd is not None and resolved.startswith(f"{self._cwd.rstrip('/')}/"):
                     forms.append(resolved[len(self._cwd.rstrip("/")) + 1 :])
+                forms += self._real(text)
                 if name == "url":
                     forms += _urls(text)
             self._forms[name] = list(dict.fromkeys(forms))
         return self._forms[name]
+
+    def _real(self, text: str) -> list[str]:
+        """A path with its links resolved: in full, and below the session's folder. Empty if it can be no path."""
+        if self._resolve is None or self._cwd is None or len(text) > _PATH_CHARACTERS or "\0" in text:
+            return []
+        try:
+            real = self._resolve(os.path.join(self._cwd, text))
+        except UnicodeEncodeError:  # half a character
+            return []
+        below = os.path.relpath(real, self._resolve(self._cwd))
+        return [real] if below.startswith("..") else [real, below]
+
+    def _behind_links(self, text: str) -> list[str]:
+        """As `_real`, of a path that leads elsewhere than it says."""
+        plain = os.path.normpath(os.path.join(self._cwd or "", text))
+        real = self._real(text)
+        return [] if {plain, os.path.relpath(plain, self._cwd)} & set(real) else real
 
     def _texts(self, value: codec.Json) -> list[str]:
         """A value as text; of a list every element too."""
@@ -333,7 +369,10 @@ class _Call:
         if name not in self._arguments:
             return False
         text = _text(self._arguments[name])
-        return text == pattern.exact or (".." not in re.split(r"[/\\]", text) and pattern.must_match(text))
+        if text != pattern.exact and (".." in re.split(r"[/\\]", text) or not pattern.must_match(text)):
+            return False
+        behind = self._behind_links(text)
+        return not behind or any(pattern.must_match(form) for form in behind)
 
     def _read(self) -> Script:
         if self._script is None:

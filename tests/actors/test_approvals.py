@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -111,6 +112,21 @@ async def test_a_call_that_a_rule_denies_is_not_asked(staged: Staged) -> None:
         assert (bad, good) == ("error", "completed") and "functions.work(what=b*)" in error
         assert DONE == ["good"]
         assert of(shown(run), ApprovalRequested) == []
+
+
+async def test_a_rule_about_a_folder_holds_for_links_to_it(
+    staged: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "link").symlink_to("secret")
+    monkeypatch.chdir(tmp_path)  # the folder of sessions that are given none
+    async with staged(tools=[work], permissions=Permissions(deny=("functions.work(what=secret/*)",))) as stage:
+        run, call = await stage.begin()
+        call.tools(("functions__work", '{"what":"link/key"}'), ("functions__work", '{"what":"other/key"}'))
+        (await stage.models.call()).end()
+        await run.wait()
+        assert [state for state, _ in await results(stage, run)] == ["error", "completed"]
+        assert DONE == ["other/key"]
 
 
 async def test_the_first_reply_wins_and_the_loser_is_told(staged: Staged) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -595,3 +597,72 @@ def test_a_verdict_is_always_given(arguments: dict[str, Any], tool: str) -> None
     for name in (tool, "a.b"):
         assert judge.verdict(name, arguments, cwd="/a").why
         assert grant_for(name, arguments, 0).covers(name, arguments)
+
+
+# ------------------------------------------------------------------ links
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with `secret/key` and `docs`, in which links lead to the secret, and a link to the folder itself."""
+    folder = tmp_path / "place"
+    for name in ("secret", "docs/deep", "other"):
+        (folder / name).mkdir(parents=True)
+    (folder / "secret" / "key").write_text("x")
+    (folder / "docs" / "link").symlink_to("../secret/key")
+    (folder / "docs" / "folder").symlink_to("../secret")
+    (folder / "docs" / "absolute").symlink_to(folder / "secret")
+    (folder / "docs" / "chain").symlink_to("deep/more")
+    (folder / "docs" / "deep" / "more").symlink_to("../folder")
+    (folder / "docs" / "loop").symlink_to("loop")
+    (folder / "docs" / "fine").symlink_to("deep")
+    (tmp_path / "alias").symlink_to("place")
+    return folder
+
+
+LINKED = ["docs/link", "docs/folder/key", "docs/folder/new", "docs/absolute/key", "docs/chain/key", "./docs//link",
+          "docs/../docs/link", "docs/deep/more/key"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", LINKED)
+@pytest.mark.parametrize("base", ["place", "alias"])
+def test_a_rule_about_a_folder_is_about_links_to_it(place: Path, base: str, path: str) -> None:
+    cwd = str(place.parent / base)
+    for asked in (path, f"{cwd}/{path}", f"{place}/{path}"):
+        arguments = {"path": asked}
+        deny = Judge(deny=["files.read_file(path=secret/*)"], allow=["files"])
+        assert deny.verdict("files.read_file", arguments, cwd=cwd, resolve=os.path.realpath).decision == "deny"
+        ask = Judge(ask=["files.read_file(path=secret/*)"], allow=["files"])
+        assert ask.verdict("files.read_file", arguments, cwd=cwd, resolve=os.path.realpath).decision == "ask"
+        full = Judge(deny=[f"files(path={place}/secret/*)"], allow=["files"])
+        assert full.verdict("files.read_file", arguments, cwd=cwd, resolve=os.path.realpath).decision == "deny"
+    unresolved = Judge(deny=["files.read_file(path=secret/*)"], allow=["files"])
+    assert unresolved.verdict("files.read_file", {"path": path}, cwd=cwd).decision == "allow"
+
+
+def test_a_folder_is_meant_by_whatever_name_it_has(place: Path) -> None:
+    judge = Judge(deny=["files.read_file(path=secret/*)"], allow=["files"])
+    cwd = str(place.parent / "alias")
+    for path in (f"{place}/secret/key", f"{cwd}/secret/key"):
+        assert judge.verdict("files.read_file", {"path": path}, cwd=cwd, resolve=os.path.realpath).decision == "deny"
+
+
+@pytest.mark.parametrize(
+    ("path", "decision"),
+    [
+        ("docs/new", "allow"), ("docs/deep/new", "allow"), ("docs/fine/new", "allow"), ("docs/loop", "allow"),
+        ("docs/link", "ask"), ("docs/folder/new", "ask"), ("docs/chain/new", "ask"), ("docs/absolute/x", "ask"),
+        ("docs/" + "a" * 300, "allow"), ("docs/" + "a/" * 5000, "allow"), ("docs/\ud83d", "allow"),
+        ("docs/\0", "allow"), ("other/x", "ask"),
+    ],
+)  # fmt: skip
+def test_what_is_allowed_for_a_folder_is_not_for_what_its_links_lead_to(place: Path, path: str, decision: str) -> None:
+    judge = Judge(allow=["files.write_file(path=docs/*)"])
+    for base in ("place", "alias"):
+        cwd = str(place.parent / base)
+        found = judge.verdict("files.write_file", {"path": path}, cwd=cwd, resolve=os.path.realpath)
+        assert found.decision == decision
+
+
+def test_whose_rules_may_depend_on_links() -> None:
+    judge = Judge(allow=["files.write_file(path=docs/*)", "web"], deny=["shell(command=rm *)"])
+    assert judge.looks_at_paths("files.write_file")
+    assert not any(judge.looks_at_paths(tool) for tool in ("files.read_file", "web.fetch", "shell.run"))
