@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import math
-from typing import Final
 
 import attrs
 import trio
@@ -20,8 +19,8 @@ from actors._actor import Actor, Cell
 from actors._ask import ActorDied
 from actors._feed import Closed, RunFeed, SessionFeed
 from actors.admission import Admission
-from actors.idle import Idle
 from actors.creating import Defaults, new_session
+from actors.idle import Idle
 from actors.registry_ref import RegistryRef, RegistryStatistics, Request
 from actors.run import SHUTDOWN
 from actors.services import Services
@@ -56,8 +55,8 @@ class Registry(Actor):
         self._services = services
         self._limits = services.limits
         self._defaults = defaults
-        self._idle = Idle(self._sessions, self._limits)
         self._sessions: dict[str, SessionRef] = {}
+        self._idle = Idle(self._sessions, self._limits)
         self._opening: dict[str, trio.Event] = {}  # sessions that are being revived or deleted right now
         self._runs: dict[str, RunFeed] = {}  # active and retained
         self._admission = Admission(self._limits.active_runs_max, self._give_place)
@@ -197,8 +196,8 @@ class Registry(Actor):
             record = await self._services.store.get_session(session_id)
             actor = Session(self._services, record, self)
             revived: SessionRef = await self.cell.start_child(actor, session_id, grace=2 * self._limits.cancel_grace)
-            self._idle.opened()
             self._sessions[session_id] = revived
+            self._idle.opened()
             return revived
         finally:
             del self._opening[session_id]
