@@ -17,10 +17,10 @@ from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
 RESUME_FIRST: Final = 1.0
 RESUME_LEAST: Final = 0.1
 RESUME_LONGEST: Final = 30.0
-# So many lines in what arrived at once are a flood: it is read in parts, between which others have their turn. A part
-# takes some milliseconds at worst.
-_FLOOD_LINES: Final = 256
-_FLOOD_BYTES: Final = 8 * KIB
+# More lines than this in what arrived at once are a flood, whatever they are (comments and empty events among them): it
+# is taken at the pace of messages, in slices of some 2 ms at the worst, between which others have their turn.
+_FLOOD_LINES: Final = 64
+_FLOOD_BYTES: Final = 4 * KIB
 # When an answer has come its stream should end; a socket that it ended on can be used again.
 _LINGER: Final = 0.05
 
@@ -70,7 +70,11 @@ class Reader:
         self.why = "the stream ended without an answer"
         try:
             while data := await self._receive(answer):
-                step = len(data) if data.count(b"\n") < _FLOOD_LINES else _FLOOD_BYTES
+                lines = data.count(b"\n")
+                step = len(data)
+                if lines > _FLOOD_LINES:
+                    step = _FLOOD_BYTES
+                    await self._inbox.pace(count=lines // _FLOOD_LINES)
                 for begin in range(0, len(data), step):
                     for event in scanner.feed(data[begin : begin + step]):
                         if isinstance(event, EventEnd):

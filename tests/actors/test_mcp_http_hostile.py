@@ -206,7 +206,7 @@ ENDLESS = [endless_text, endless_blanks, endless_event, endless_comments, endles
 async def test_an_answer_without_end_is_bounded(tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.actors import test_toolset_mcp
 
-    limits = attrs.evolve(test_toolset_mcp.QUICK, mcp_answer_bytes=2 * MIB, spool_file_bytes=MIB)
+    limits = attrs.evolve(test_toolset_mcp.QUICK, mcp_answer_bytes=2 * MIB, spool_file_bytes=MIB, mcp_messages=100_000)
     monkeypatch.setattr(test_toolset_mcp, "QUICK", limits)
     async with serving(calls(say)) as web, opened(tmp_path, server=Server(url=web.url)) as world:
         result = await world.call("t")

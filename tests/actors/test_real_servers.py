@@ -156,7 +156,10 @@ async def everything(tmp_path: Path, over: str) -> AsyncIterator[tuple[World, st
 
 
 def content(media: Media) -> bytes:
-    return media.data if isinstance(media.data, bytes) else media.data.path.read_bytes()
+    if isinstance(media.data, bytes):
+        return media.data
+    assert isinstance(media.data, SpoolFile)
+    return media.data.path.read_bytes()
 
 
 @pytest.mark.parametrize("over", ["pipes", "http"])

@@ -13,7 +13,7 @@ import trio
 
 from tests.actors import mcp_server
 from tests.actors.processes import children, until, until_gone
-from tests.actors.test_real_servers import python
+from tests.actors.real_servers import python
 from tests.e2e.test_shell import asked, begin, call_of
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
