@@ -38,6 +38,7 @@ from engine.transcript import records as r  # noqa: E402
 from engine.transcript.session import Session  # noqa: E402
 
 SEED: Final = 200
+GENERATOR: Final = 2  # rises with each change of what is made
 MESSAGES: Final = 200_000
 TURN: Final = 4  # messages of a run: the user's and three answers
 BATCH: Final = 250  # runs of one transaction
@@ -58,7 +59,7 @@ def session_id(messages: int) -> str:
 
 def make(folder: Path, messages: int, say: Say, seed: int = SEED) -> str:
     """Make the session in this data directory, or what is missing of it; its id. Raises ValueError if it is there
-    with another seed, engine.storage.lock.Held while a daemon runs on it."""
+    and was made otherwise, engine.storage.lock.Held while a daemon runs on it."""
     if messages < TURN or messages % TURN:
         raise ValueError(f"the number of messages is a multiple of {TURN}")
     name = session_id(messages)
@@ -99,11 +100,11 @@ def _transaction(connection: Connection) -> Any:
 
 def _begin(connection: Connection, name: str, messages: int, seed: int) -> int:
     """Messages that are there."""
-    made = {"seed": seed, "messages": messages}
+    made = {"seed": seed, "messages": messages, "generator": GENERATOR}
     row = connection.execute("SELECT message_count, metadata FROM sessions WHERE id = ?", (name,)).fetchone()
     if row is not None:
         if orjson.loads(row[1]) != made:
-            raise ValueError(f"{name} is there with another seed: {row[1].decode()}; --clear removes the directory")
+            raise ValueError(f"{name} is there, made otherwise: {row[1].decode()}; --clear removes the directory")
         return int(row[0])
     session = Session(
         id=name, title=f"A history of {messages:,} messages", model="service", cwd="/", created_at=BASE,
@@ -154,7 +155,7 @@ class _Source:
                 id=f"msg_{self._tag}_{index}",
                 created_at=now,
                 run_id=run.id,
-                parent_id=f"msg_{self._tag}_{index - 1}" if index and rng.random() < 0.5 else None,
+                parent_id=f"msg_{self._tag}_{index - 1}" if rng.random() < 0.5 and index else None,
             ),
             self._said(rng),
         )
@@ -169,7 +170,7 @@ class _Source:
         return run, user, changes
 
     def _said(self, rng: Rng) -> tuple[r.Part, ...]:
-        parts: list[r.Part] = [r.TextPart(id=self._id(), text=self._words(rng, 300, 1500))]
+        parts: list[r.Part] = [r.TextPart(id=self._id(), text=self._words(rng, 200, 1200))]
         makers = (self._file, self._agent, self._subtask, self._snapshot, self._line)
         parts += [rng.choice(makers)(rng) for _ in range(4)]
         return tuple(parts)
@@ -199,7 +200,7 @@ class _Source:
         start = r.StepStartPart(id=self._id(), turn=turn)
         end = r.StepFinishPart(id=self._id(), turn=turn, finish=finish, usage=usage)
         if last:
-            text = r.TextPart(id=self._id(), text=self._words(rng, 200, 1800))
+            text = r.TextPart(id=self._id(), text=self._words(rng, 150, 1400))
             old = self._messages - index > SUMMARY_MESSAGES
             makers = (self._snapshot, self._retry, self._summary if old and rng.random() < 0.01 else self._reasoning)
             return info, [start, self._reasoning(rng), text, rng.choice(makers)(rng), end]
@@ -212,7 +213,7 @@ class _Source:
     def _call(self, rng: Rng, now: int) -> r.ToolPart:
         digest, size = rng.choice(self._blobs)
         failed = rng.random() < 0.1
-        text = self._words(rng, 200, 2200)
+        text = self._words(rng, 150, 1600)
         whole = r.Blob(handle=f"out_{self._tag}_{self._number}", hash=digest, size=size)
         return r.ToolPart(
             id=self._id(),
@@ -247,7 +248,7 @@ class _Source:
 
     def _reasoning(self, rng: Rng) -> r.ReasoningPart:
         signature = rng.randbytes(48).hex() if rng.random() < 0.5 else None
-        return r.ReasoningPart(id=self._id(), text=self._words(rng, 100, 1200), signature=signature)
+        return r.ReasoningPart(id=self._id(), text=self._words(rng, 60, 800), signature=signature)
 
     def _snapshot(self, rng: Rng) -> r.SnapshotPart:
         return r.SnapshotPart(id=self._id(), snapshot=rng.randbytes(20).hex())
