@@ -203,10 +203,12 @@ class _Link:
             try:
                 await client.initialize(self._capabilities())
                 yield client
+            except Refused as exc:
+                self.broken = self._with_last_lines(str(exc))
+                raise
             except Exception as exc:
                 # Here the program's standard error is still read.
-                what = "its connection has ended" if isinstance(exc, Gone) else explain(exc)
-                self.broken = await self._why(str(exc) if isinstance(exc, Refused) else what)
+                self.broken = await self._why("its connection has ended" if isinstance(exc, Gone) else explain(exc))
                 raise
 
     def _capabilities(self) -> dict[str, Any]:
@@ -260,6 +262,9 @@ class _Link:
                 what += f" (exit code {ended.code})"
             elif ended is not None and ended.signal is not None:
                 what += f" (signal {ended.signal})"
+        return self._with_last_lines(what)
+
+    def _with_last_lines(self, what: str) -> str:
         said = self._tail.text()
         if said:
             cutter = HeadTail(_STDERR_BYTES, _STDERR_LINES)

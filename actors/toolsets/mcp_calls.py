@@ -119,6 +119,7 @@ class Roots:
         self._fixed = fixed
         self._folders: OrderedDict[str, None] = OrderedDict()  # the last used one last
         self._wanted = False  # the server looks at them
+        self._follows = True  # it has asked again whenever it was told of a change
         self._asked = trio.Event()
 
     @property
@@ -139,9 +140,10 @@ class Roots:
 
     async def known(self) -> None:
         """Until the server has asked for them since the last change, if it is one that asks."""
-        if self._wanted:
-            with trio.move_on_after(ROOTS_SECONDS):
+        if self._wanted and self._follows:
+            with trio.move_on_after(ROOTS_SECONDS) as scope:
                 await self._asked.wait()
+            self._follows = not scope.cancelled_caught
 
     async def list(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to `roots/list`."""

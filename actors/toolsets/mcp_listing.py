@@ -53,10 +53,11 @@ class _Troubles:
         self._texts: list[str] = []
         self._count = 0
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, *, of_all: bool = False) -> None:
+        """`of_all` is said before what is about one entry."""
         self._count += 1
-        if len(self._texts) < _TROUBLES_SHOWN:
-            self._texts.append(text)
+        self._texts.insert(0 if of_all else len(self._texts), text)
+        del self._texts[_TROUBLES_SHOWN:]
 
     def line(self) -> str | None:
         if not self._count:
@@ -122,9 +123,11 @@ class _Reading:
             page = await self._client.request(f"{kind}/list", None if cursor is None else {"cursor": cursor})
             entries = page.get(kind)
             if not isinstance(entries, list):
-                self.troubles.add(f"its list of {kind} is none")
+                self.troubles.add(f"its list of {kind} is none", of_all=True)
                 return
+            following = page.get("nextCursor")
             held = self._inbox.find(strings_in(page))
+            leads = isinstance(following, str) and following != cursor and (held is None or not held.find(following))
             try:
                 for entry in entries:
                     if not left:
@@ -132,19 +135,18 @@ class _Reading:
                     left -= 1
                     self._take(entry, held, take)
             except _Full as exc:
-                self.troubles.add(str(exc))
+                self.troubles.add(str(exc), of_all=True)
                 return
             finally:
                 if held is not None:
                     await held.aclose()
-            following = page.get("nextCursor")
             if not following:
                 return
-            if not isinstance(following, str) or following == cursor or (held is not None and held.find(following)):
-                self.troubles.add(f"its {kind} have a page that does not lead to the next one")
+            if not leads:
+                self.troubles.add(f"its {kind} have a page that does not lead to the next one", of_all=True)
                 return
             cursor = following
-        self.troubles.add(f"its {kind} have more than {self._limits.mcp_pages} pages")
+        self.troubles.add(f"its {kind} have more than {self._limits.mcp_pages} pages", of_all=True)
 
     def _take(self, entry: Any, held: Held | None, take: Take) -> None:
         if not isinstance(entry, dict):
