@@ -106,8 +106,8 @@ def choose(entries: Sequence[Entry], max_messages: int, max_bytes: int) -> Choic
             if fitting and (size > max_bytes or count > max_messages):
                 break
             fitting += 1
-        taken = entries[:fitting]
-        user = latest
+        taken = entries[: max(fitting, 1)]
+        user = latest if latest else None  # else it is the tail
     tail = tuple(entry.position for entry in reversed(taken))
     return Choice(tail, entries[user].position if user is not None and user < len(entries) else None, full)
 
