@@ -1,14 +1,16 @@
 """The tool `write_file`, and how every tool replaces a file: whole or not at all.
 
-The content goes to a new file in the same folder, reaches the disk, and takes the name. Whoever reads meanwhile sees
-the old content or the new one; when the disk is full or the call is cancelled, the old one stays. The mode is kept,
-the owner and other hard links are not. All of it happens in the directory that was opened inside the session's
-folder, so that no link made meanwhile leads it elsewhere.
+The content goes to a new file in the same folder, which has no name where the file system allows that, reaches the
+disk, and takes the name. Whoever reads meanwhile sees the old content or the new one; when the disk is full, the call
+is cancelled or the daemon killed, the old one stays. The mode is kept, the owner and other hard links are not. All of
+it happens in the directory that was opened inside the session's folder, so that no link made meanwhile leads it
+elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -25,6 +27,8 @@ from engine.tools.schema import input_schema
 from engine.tools.spec import FileChange, ToolResult, ToolSpec
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAMELESS: Final = os.O_WRONLY | getattr(os, "O_TMPFILE", 0) | os.O_CLOEXEC
+_DESCRIPTORS: Final = "/proc/self/fd"
 _MODE_NEW: Final = 0o666  # less the process's umask
 
 
@@ -71,12 +75,11 @@ def write_file(folder: str, asked: WriteFile, checkpoint: Checkpoint, limits: Li
 def replace(place: paths.Place, data: bytes, mode: int | None, checkpoint: Checkpoint) -> None:
     """Put `data` at a place, with the mode of what it replaces. Raises OSError: then nothing has changed.
 
-    After a power cut there is the old content or the new one. Only SIGKILL leaves the temporary file behind.
+    After a power cut there is the old content or the new one. A temporary file is left behind only by SIGKILL between
+    the two calls that give the content its name, or on a file system without files that have none.
     """
     temporary = f".greenroom-{secrets.token_hex(8)}.tmp"
-    descriptor = os.open(
-        temporary, _NEW, _MODE_NEW if mode is None else stat.S_IRUSR | stat.S_IWUSR, dir_fd=place.directory
-    )
+    descriptor, named = _create(place.directory, temporary, _MODE_NEW if mode is None else stat.S_IRUSR | stat.S_IWUSR)
     try:
         try:
             for begin in range(0, len(data), BLOCK_BYTES):
@@ -85,14 +88,27 @@ def replace(place: paths.Place, data: bytes, mode: int | None, checkpoint: Check
             if mode is not None:
                 os.fchmod(descriptor, mode & 0o777)
             os.fsync(descriptor)
+            checkpoint()
+            if not named:
+                os.link(f"{_DESCRIPTORS}/{descriptor}", temporary, dst_dir_fd=place.directory, follow_symlinks=True)
         finally:
             os.close(descriptor)
-        checkpoint()
         os.replace(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=place.directory)
         raise
+
+
+def _create(directory: int, name: str, mode: int) -> tuple[int, bool]:
+    """A descriptor of a new file, and whether it has the name already. Raises OSError."""
+    if _NAMELESS & os.O_DIRECTORY and os.path.isdir(_DESCRIPTORS):  # of which O_TMPFILE is a part
+        try:
+            return os.open(".", _NAMELESS, mode, dir_fd=directory), False
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+    return os.open(name, _NEW, mode, dir_fd=directory), True
 
 
 def _write(descriptor: int, data: bytes) -> None:

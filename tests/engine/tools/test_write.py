@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +139,7 @@ def test_content_that_is_too_large_or_no_text(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "fchmod"])
+@pytest.mark.parametrize("call", ["write", "fsync", "link", "replace", "fchmod"])
 def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     (tmp_path / "a").write_text("old")
 
@@ -147,6 +150,45 @@ def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(CallerError, match="'a' cannot be written: No space left on device"):
         write(tmp_path, "a", "new")
     monkeypatch.undo()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+@pytest.mark.parametrize("refused", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_whose_files_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    real = os.open
+
+    def opened(path: str, flags: int, *rest: object, **given: object) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(refused, os.strerror(refused))
+        return real(path, flags, *rest, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", opened)
+    test_in_place_of_what_is_there(tmp_path)
+    (tmp_path / "a").unlink()
+    test_cancelled_at_every_checkpoint(tmp_path)
+    test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, "write")
+
+
+KILLED = """
+import os, signal, sys
+from engine.tools.write import WriteFile, write_file
+left = int(sys.argv[2])
+def checkpoint():
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+write_file(sys.argv[1], WriteFile(path="a", content="new" * int(sys.argv[3])), checkpoint)
+"""
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_killed_at_any_checkpoint_it_leaves_the_old_file_and_nothing_else(tmp_path: Path, at: int) -> None:
+    """One checkpoint each for the old content, two blocks of the new one, and before it gets the name."""
+    (tmp_path / "a").write_text("old")
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(at), str(BLOCK_BYTES // 2)]
+    done = subprocess.run(command, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == -signal.SIGKILL
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
 
 
