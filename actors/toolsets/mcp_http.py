@@ -227,19 +227,23 @@ class _Connection:
         """What the server says by itself, for as long as it has a stream for that."""
         reader = Reader(None, self._deliver, self._inbox, self._limits)
         wait = RESUME_FIRST
+        had = False
         while True:
             headers = {"accept": _EVENTS} | ({"last-event-id": reader.last_id} if reader.last_id else {})
             before = reader.count
             try:
                 async with self._peer.request("GET", self._headers(headers)) as answer:
+                    if not had and 300 <= answer.status < 500:
+                        return  # one that has no such stream may say that it knows nothing of it, as of a session
                     if answer.status < 500:
                         if await self._kind(answer) != _EVENTS:
                             return
+                        had = True
                         await reader.events(answer)
             except Broken:
                 pass
             except Failed as exc:
-                _log.debug("a tool server has no stream for what it says by itself: %s", exc)
+                _log.debug("a tool server says nothing by itself any more: %s", exc)
                 return
             wait = RESUME_FIRST if reader.count > before else min(wait * 2, RESUME_LONGEST)
             await trio.sleep(max(wait, reader.wait))

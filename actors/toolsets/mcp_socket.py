@@ -73,6 +73,7 @@ class Peer:
         }
         self._limits = limits
         self._context = ssl_context
+        self._thread = trio.CapacityLimiter(1)
         self._idle: list[tuple[float, trio.abc.Stream, h11.Connection]] = []
 
     @contextlib.asynccontextmanager
@@ -109,9 +110,9 @@ class Peer:
             given["content-length"] = str(len(body))
         try:
             request = h11.Request(method=method, target=self._target, headers=list(given.items()))
-        except h11.LocalProtocolError:  # its text has the header
+            data = http.send(request) or b""
+        except (h11.LocalProtocolError, UnicodeError):  # whose texts have the header
             raise Broken("a header or the URL has a character that HTTP does not allow") from None
-        data = http.send(request) or b""
         if body:
             data += http.send(h11.Data(data=body)) or b""
         data += http.send(h11.EndOfMessage()) or b""
@@ -146,7 +147,7 @@ class Peer:
         try:
             if self._context is None:
                 # 30 ms of reading certificates.
-                self._context = await trio.to_thread.run_sync(ssl.create_default_context)
+                self._context = await trio.to_thread.run_sync(ssl.create_default_context, limiter=self._thread)
             secure = trio.SSLStream(stream, self._context, server_hostname=self._host, https_compatible=True)
             await secure.do_handshake()
         except BaseException as exc:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ class Exchange:
     method: str
     headers: dict[str, str]
     message: dict[str, Any]
-    stream: trio.SocketStream
+    stream: trio.abc.Stream
     said: bool = False
 
     @property
@@ -88,7 +89,7 @@ class Web:
     begun: int = 0  # sessions
     url: str = ""
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         self.open += 1
         try:
             async with stream:
@@ -97,7 +98,7 @@ class Web:
         finally:
             self.open -= 1
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.abc.Stream) -> None:
         data = b""
         while b"\r\n\r\n" not in data:
             received = await stream.receive_some()
@@ -143,12 +144,15 @@ class Web:
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script = good, **given: Any) -> AsyncIterator[Web]:
+async def serving(script: Script = good, tls: ssl.SSLContext | None = None, **given: Any) -> AsyncIterator[Web]:
+    """On `localhost`, with TLS if there is a context for it."""
     web = Web(script, **given)
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            web.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/mcp"
-            nursery.start_soon(trio.serve_listeners, web.serve, [listener])
+            port = listener.socket.getsockname()[1]
+            web.url = f"http://127.0.0.1:{port}/mcp" if tls is None else f"https://localhost:{port}/mcp"
+            listeners = [listener if tls is None else trio.SSLListener(listener, tls, https_compatible=True)]
+            nursery.start_soon(trio.serve_listeners, web.serve, listeners)
             yield web
             nursery.cancel_scope.cancel()

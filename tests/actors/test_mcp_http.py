@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import attrs
 import h11
 import pytest
 import trio
+import trustme
 from mcp import ClientSession, MCPError
 
 from actors._spool import ToolsetSpool, open_spools
@@ -20,6 +22,8 @@ from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import MIB, Limits
 from tests.actors.mcp_server import LINE
+from tests.actors.mcp_web import serving
+from tests.actors.processes import until
 
 LIMIT = 30.0
 LIMITS = Limits()
@@ -42,7 +46,10 @@ class Server:
     encoding: bytes = b""
     seen: list[tuple[bytes, dict[bytes, bytes]]] = attrs.Factory(list)
 
+    streams: list[trio.SocketStream] = attrs.Factory(list)
+
     async def serve(self, stream: trio.SocketStream) -> None:
+        self.streams.append(stream)
         connection = h11.Connection(h11.SERVER)
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             while True:
@@ -270,3 +277,40 @@ async def test_a_server_that_cannot_be_reached_fails_the_call(tmp_path: Path) ->
                 for _ in range(2):  # the connection outlives it
                     with pytest.raises(MCPError, match="cannot be reached"):
                         await session.initialize()
+
+
+# ------------------------------------------------------------ TLS
+async def initialized(tmp_path: Path, url: str, context: ssl.SSLContext | None) -> str:
+    async with open_spools(tmp_path) as spools:
+        inbox = Inbox(spools.of_toolset("server"), lambda text: None, LIMITS)
+        async with open_http(url, inbox, {}, LIMITS, context) as streams, ClientSession(*streams) as session:
+            await session.initialize()
+            (found,) = (await session.call_tool("t", {})).content
+            return str(found.text)  # type: ignore[union-attr]
+
+
+async def test_a_server_with_a_certificate_is_trusted_by_those_who_know_it(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(own)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with serving(tls=own) as web:
+        assert await initialized(tmp_path, web.url, trusting) == "good"
+        await until(lambda: web.open == 0)
+        assert web.methods()[-1] == "DELETE"
+        seen = len(web.seen)
+        with pytest.RaisesGroup(pytest.RaisesExc(MCPError, match="not trusted.*certificate"), flatten_subgroups=True):
+            await initialized(tmp_path, web.url, None)
+        assert len(web.seen) == seen
+
+
+async def test_connections_are_kept_for_the_next_call_and_those_that_ended_are_not_used(tmp_path: Path) -> None:
+    server = Server(body=as_json)
+    async with connected(tmp_path, server) as world:
+        for _ in range(3):
+            await world.call(blocks=1)
+        assert len(server.streams) == 1
+        await server.streams[0].aclose()
+        assert await world.call(blocks=1) == LINE * 1000
+        assert len(server.streams) == 2

@@ -262,6 +262,20 @@ async def test_tools_that_have_changed_are_told_and_the_stream_goes_on(tmp_path:
         assert (await world.call("t")).text == "good"
 
 
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+async def test_a_server_that_has_no_stream_for_that(tmp_path: Path, status: int) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.method == GET:
+            await exchange.json(exchange.error("Unknown session or method"), status)
+        await good(exchange)
+
+    async with serving(script) as web, opened(tmp_path, server=Server(url=web.url)) as world:
+        await world.ref.specs()
+        await until(lambda: bool(web.gets()) and web.open == 0)
+        assert (await world.call("t")).text == "good"
+        assert (await world.ref.status()).restarts == 0 and web.begun == 1
+
+
 async def test_what_is_said_on_a_calls_own_stream(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         if exchange.what == "tools/call":
@@ -309,9 +323,10 @@ async def test_headers_of_the_environment_go_with_every_request_and_into_no_log(
     assert secret not in caplog.text and secret not in repr(server)
 
 
-async def test_a_header_that_cannot_be_sent_is_not_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["first-half\nsecond-half", "half-\xe9", "half-漢"])
+async def test_a_header_that_cannot_be_sent_is_not_shown(tmp_path: Path, key: str) -> None:
     async with serving() as web:
-        server = Server(url=web.url, headers_env={"X-Key": "KEY"}, environ={"KEY": "first-half\nsecond-half"})
+        server = Server(url=web.url, headers_env={"X-Key": "KEY"}, environ={"KEY": key})
         async with opened(tmp_path, server=server) as world:
             result = await world.call("t")
             assert result.is_error and "header" in result.text and "half" not in result.text
