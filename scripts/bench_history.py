@@ -180,8 +180,10 @@ async def work(daemon: Daemon, folder: Path, length: int, size: Size, found: dic
             memory.append((done, daemon.resident() / 1024))
             if number % (10 * BLOCK) == 0:
                 gcs.append(await collections.one(daemon))
+        gcs.append(await collections.one(daemon))
         stats = await client.request("daemon.stats")
     waited = (kept_waiting(daemon.process.pid) - waited) / (time.monotonic() - working)
+    own = [each["own"] for each in gcs[1:]]  # before the first is the start
     found |= {
         "page_first_ms": round(pages[0], 1),
         "page_ms": round(statistics.median(pages), 1),
@@ -192,6 +194,9 @@ async def work(daemon: Daemon, folder: Path, length: int, size: Size, found: dic
         "slope_kib": round(slope([point for point in memory if point[0] >= done / 3]), 3),
         "gc_ms": round(statistics.median(each["ms"] for each in gcs), 2),
         "gc_most_ms": round(max(each["ms"] for each in gcs), 2),
+        "gc_own_percent": round(sum(total for each in own for _, total, _ in each) / 10 / sum(cpu.values()), 2),
+        "gc_own_most_ms": round(max(most for each in own for _, _, most in each), 2),
+        "gc_own_counts": [sum(each[generation][0] for each in own) for generation in range(3)],
         "tracked": gcs[-1]["tracked"],
         "frozen": gcs[-1]["frozen"],
         "waited_percent": round(100 * waited, 1),
@@ -365,6 +370,11 @@ def judge(findings: Findings, length: int, found: dict[str, Any], quick: bool) -
         what(f"containers that the collector looks at, ≤ {TRACKED:,}"),
     )  # fmt: skip
     findings.aim(key("setup_p50_ms"), found["setup_p50_ms"], SETUP_MS, "ms", what("set-up of a step, p50"))
+    findings.note(
+        key("gc_own_percent"), found["gc_own_percent"],
+        f"% of CPU, the longest pause {found['gc_own_most_ms']} ms, collections {found['gc_own_counts']}",
+        what("collections that came by themselves"),
+    )  # fmt: skip
     hits = found["cache_hits_percent"]
     findings.hold(key("cache_hits_percent"), hits, hits >= HITS, "%", what(f"messages found decoded, ≥ {HITS:g}"))
     findings.note(key("setup_p99_ms"), found["setup_p99_ms"], "ms", what("set-up of a step, p99"))
