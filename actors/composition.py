@@ -287,4 +287,5 @@ def _server(chosen: ToolsetConfig) -> Server:
         url=chosen.url,
         headers_env=chosen.headers_env or {},
         environ=os.environ,
+        roots=chosen.roots,
     )

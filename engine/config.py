@@ -8,6 +8,7 @@ its environment variable or its own file. Nothing is read from disk here; the ca
 from __future__ import annotations
 
 import difflib
+import os.path
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -110,6 +111,7 @@ Host = Annotated[str, Check("a host without port", is_host)]
 Origin = Annotated[str, Check("an origin such as https://host, in lower case", is_origin)]
 Address = Annotated[str, _parses(parse_listen, "host:port, [address]:port or unix:/absolute/path")]
 NetworkText = Annotated[str, _parses(parse_network, "an address or a network, such as 127.0.0.1 or 10.0.0.0/8")]
+RootPath = Annotated[Text, Check("an absolute path", os.path.isabs)]
 RuleText = Annotated[str, _text(RULE_CHARACTERS_MAX)]  # what is in it is said by _permissions
 Tokens = Annotated[int, Check("1024 to 100000000", lambda tokens: 1024 <= tokens <= 100_000_000)]
 CompactAt = Annotated[
@@ -142,6 +144,7 @@ class ModelConfig:
 @attrs.frozen(slots=True, kw_only=True)
 class ToolsetConfig:
     """A toolset. `tools` absent means all that it has; `call_timeout` absent means `limits.tool_call_timeout`.
+    `roots` are the folders that a tool server is told of; absent, those of the sessions that use it.
     `allow_networks` (of `web` only) may be reached though they are not public."""
 
     kind: Literal["builtin", "mcp"]
@@ -153,6 +156,7 @@ class ToolsetConfig:
     env: Annotated[dict[Variable, str], _FEW] | None = None
     restart: Literal["on_failure", "always", "never"] = "on_failure"
     call_timeout: float | None = None
+    roots: Annotated[tuple[RootPath, ...], _FEW] | None = None
     allow_networks: Annotated[tuple[NetworkText, ...], _FEW] = ()
 
 
@@ -356,7 +360,7 @@ def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
         elif table.get("kind") == "builtin" and name not in BUILTIN_TOOLSETS:
             mistakes.append((place, f"no such built-in toolset: this version has {', '.join(BUILTIN_TOOLSETS)}"))
         elif table.get("kind") == "builtin":
-            unused = sorted(table.keys() & {"command", "args", "url", "headers_env", "env", "restart"})
+            unused = sorted(table.keys() & {"command", "args", "url", "headers_env", "env", "restart", "roots"})
             mistakes += [(f"{place}.{field}", "a built-in toolset has none") for field in unused]
             if name != "web" and "allow_networks" in table:
                 mistakes.append((f"{place}.allow_networks", "is for the toolset web only"))

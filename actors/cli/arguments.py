@@ -271,11 +271,15 @@ def _toolsets(command: _Command) -> None:
             "list toolsets and open them anew",
             "greenroom toolsets",
             "greenroom toolsets list --json | jq '.toolsets[].state'",
+            "greenroom toolsets show shell",
             "greenroom toolsets restart shell",
         ),
         "list toolsets with their state, calls at work and tools",
         _json,
     )
+    show = action("show", "show what toolsets have: tools, and prompts and resources of a tool server")
+    show.add_argument("name", nargs="+", metavar="NAME")
+    _json(show)
     restart = action("restart", "close toolsets, their calls ending with an error, and open them again")
     restart.add_argument("name", nargs="+", metavar="NAME")
     _json(restart)

@@ -1,4 +1,4 @@
-"""`greenroom toolsets`: list, restart."""
+"""`greenroom toolsets`: list, show, restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _USABLE: Final = ("ready", "degraded")
 
 
 def main(arguments: Arguments) -> int:
-    actions = {"list": _list, "restart": _restart}
+    actions = {"list": _list, "show": _show, "restart": _restart}
     return actions[arguments.action](arguments)
 
 
@@ -36,7 +36,34 @@ def _list(arguments: Arguments) -> int:
 
 
 def _tools(toolset: dict[str, Any]) -> str:
-    return line(" ".join(tool["name"] for tool in toolset["tools"]), columns())
+    others = [f"{len(toolset[kind])} {kind}" for kind in ("prompts", "resources") if toolset.get(kind)]
+    names = " ".join(tool["name"] for tool in toolset["tools"])
+    return line(f"{names} ({', '.join(others)})" if others else names, columns())
+
+
+def _show(arguments: Arguments) -> int:
+    found = {one["name"]: one for one in ask(arguments, Client.request, "toolset.list")["toolsets"]}
+    wanted = [found[name] for name in dict.fromkeys(arguments.name) if name in found]
+    if arguments.json:
+        say_json({"toolsets": wanted})
+    else:
+        for one in wanted:
+            _show_one(one)
+    unknown = [name for name in dict.fromkeys(arguments.name) if name not in found]
+    for name in unknown:
+        note(f"there is no toolset {name!r}; there are {', '.join(found)}")
+    return FAILED if unknown else GOOD
+
+
+def _show_one(toolset: dict[str, Any]) -> None:
+    say(f"{toolset['name']}  {toolset['kind']}  {toolset['state']}")
+    for kind in ("tools", "prompts", "resources"):
+        for entry in toolset.get(kind, ()):
+            name = f"{entry['uri']} {entry['name']}" if "uri" in entry else entry["name"]
+            say("  " + line(f"{kind[:-1]} {name}: {entry['description']}".rstrip(": "), columns() - 2))
+        if f"{kind}_more" in toolset:
+            say(f"  and {toolset[f'{kind}_more']} more {kind}")
+    _tell_errors([toolset])
 
 
 def _tell_errors(toolsets: Iterable[dict[str, Any]]) -> None:

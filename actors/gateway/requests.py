@@ -38,7 +38,7 @@ from engine.runs.record import Run
 from engine.tools.spec import ToolsetStatus
 from engine.transcript.session import Session
 from engine.version import VERSION
-from engine.wire import methods, objects
+from engine.wire import methods, objects, toolsets
 from engine.wire.bounds import OUTPUT_READ_MAX
 
 Item = TypeVar("Item", Session, Run)
@@ -258,11 +258,11 @@ async def _approval_reply(client: Client, params: methods.ApprovalReply) -> Json
 
 # ------------------------------------------------------------------ the rest
 async def _toolset_list(client: Client, params: methods.NoParams) -> Json:
-    return {"toolsets": [codec.plain(status) for status in await client.services.toolsets.statuses()]}
+    return {"toolsets": orjson.Fragment(toolsets.encode_toolsets(await client.services.toolsets.statuses()))}
 
 
 async def _toolset_restart(client: Client, params: methods.ToolsetRestart) -> Json:
-    return {"toolset": codec.plain(await client.services.toolsets.restart(params.name))}
+    return {"toolset": orjson.Fragment(toolsets.encode_toolset(await client.services.toolsets.restart(params.name)))}
 
 
 async def _output_read(client: Client, params: methods.OutputRead) -> Json:

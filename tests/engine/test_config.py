@@ -495,6 +495,8 @@ def test_a_tool_server_is_a_program_or_a_service() -> None:
     assert of('url = "http://h"\nargs = ["x"]\nenv = { A = "b" }') == {"toolsets.git.args", "toolsets.git.env"}
     assert of('command = "x"\nallow_networks = ["10.0.0.0/8"]') == {"toolsets.git.allow_networks"}
     assert of('command = "x"', "shell") == {"toolsets.shell"}
+    assert of('command = "x"\nroots = ["/a", "b"]') == {"toolsets.git.roots[1]"}
+    assert parse('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nroots = []').toolsets["git"].roots == ()
     found = parse('[toolsets.git]\nkind = "mcp"\ncommand = "x"\nargs = ["y"]\ncall_timeout = "5 s"\nrestart = "never"')
     assert (found.toolsets["git"].args, found.toolsets["git"].call_timeout) == (("y",), 5.0)
 

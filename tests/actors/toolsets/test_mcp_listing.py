@@ -158,7 +158,7 @@ async def test_a_server_that_does_not_tell_its_tools_cannot_be_started(tmp_path:
 
 
 # ------------------------------------------------------------------ prompts and resources
-BOTH = {"tools": {}, "prompts": {}, "resources": {}}
+BOTH: dict[str, Any] = {"tools": {}, "prompts": {}, "resources": {}}
 
 
 async def test_prompts_and_resources_are_listed_with_all_their_pages(tmp_path: Path) -> None:

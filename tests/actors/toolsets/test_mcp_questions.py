@@ -140,7 +140,7 @@ async def test_calls_of_two_sessions_at_a_time_are_not_mixed(tmp_path: Path) -> 
             await world.do(session="ses_2", asks=two.ask, answer=None)
 
         nursery.start_soon(wait)
-        await until(lambda: world.received("tools/call"))
+        await until(lambda: bool(world.received("tools/call")))
         assert await world.ask(elicit(), asks=one.ask) == [DECLINED]
         assert one.questions == two.questions == []
         nursery.cancel_scope.cancel()
@@ -187,7 +187,7 @@ async def test_a_server_that_takes_its_question_back(tmp_path: Path) -> None:
         taken = '{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"q"}}'
         answer = f'{{"jsonrpc":"2.0","id":{number},"result":{{"content":[]}}}}'
         await world.do(write=[taken])
-        await until(lambda: person.withdrawn)
+        await until(lambda: person.withdrawn == 1)
         assert nursery.child_tasks, "the call goes on"
         await world.do(write=[answer])
 
