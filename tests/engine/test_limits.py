@@ -25,6 +25,7 @@ CONTRACT = {
     "active_runs_max": 256,
     "queued_messages_max": 10,
     "message_characters": 16_000,
+    "row_cache_bytes": 16 * MIB,
     "passivate_after": 600,
     "tool_result_bytes": 50 * KIB,
     "tool_result_lines": 2000,
