@@ -90,16 +90,15 @@ class Compactor:
 
     async def _compact(self, window: Window, part: float, *, by_hand: bool = False) -> bool:
         count = compaction.split(window, int(self._windows.budget * part), by_hand=by_hand)
-        if not count:
+        beside = 0 if by_hand else self._windows.size - window.size
+        before = window.size + beside
+        if not count or not compaction.is_progress(before, compaction.size_after(window, count, "") + beside):
             return False
         await self._progress.apply(Step([], [CompactionStarted()]))
         model = self._windows.room().compact_model or self._windows.model
         summary, usage = await self._summary(model, window.messages[:count])
-        before, after = window.size, compaction.size_after(window, count, summary)
-        if not by_hand:
-            beside = self._windows.size - window.size
-            before, after = before + beside, after + beside
-        if not compaction.is_progress(before, after):
+        if not compaction.is_progress(before, compaction.size_after(window, count, summary) + beside):
+            self._given_up = True  # another one would be no shorter
             return False
         await self._store(model, summary, usage, compaction.kept_from(window, count))
         self._windows.compacted()

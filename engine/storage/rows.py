@@ -67,6 +67,13 @@ class Rows(Generic[S]):
         ).fetchone()
         return None if row is None else self._row(*row)
 
+    def last_summary(self) -> Row[S] | None:
+        """The newest message with a summary."""
+        row = self._connection.execute(
+            f"{_SELECT} AND key = (SELECT compacted FROM sessions WHERE key = ?1)", (self.session,)
+        ).fetchone()
+        return None if row is None else self._row(*row)
+
     def whole(self, row: Row[S]) -> Message:
         """The message with its parts; the same object as before if nothing of it has changed."""
         self._used.add((row.info.id, row.revision))

@@ -189,7 +189,15 @@ _STATE: Final = (
     "UPDATE sessions SET named = 1 WHERE title != ''",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS, _REVISIONS, _STATE)
+_COMPACTED: Final = (
+    # Key of the session's newest message with a summary: a window finds it, however much has come since.
+    "ALTER TABLE sessions ADD COLUMN compacted INTEGER",
+    """CREATE TRIGGER compacted AFTER INSERT ON parts WHEN NEW.kind = 'compaction' BEGIN
+        UPDATE sessions SET compacted = NEW.message WHERE key = (SELECT session FROM messages WHERE key = NEW.message);
+    END""",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _QUEUE, _BLOBS, _APPROVALS, _REVISIONS, _STATE, _COMPACTED)
 
 
 def check(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> int:

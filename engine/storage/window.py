@@ -92,17 +92,18 @@ def read(
     rows = Rows(connection, session_id, _sizes, cache)
     found = _collect(connection, rows, max_messages, max_bytes, start, run_id, limits)
     part = KEPT_PART if found.full and start is not None else 1.0
-    own = found.summary.sizes.weight if found.summary is not None else 0
-    choice = choose(found.entries, max(1, int(max_messages * part)), int(max_bytes * part) - own)
+    room = int(max_bytes * part) - found.weight_of_summary
+    choice = choose(found.entries, max(1, int(max_messages * part)), room)
     of = {row.position: row for row in found.rows}
     tail = [of[position] for position in choice.tail]
     user = None if choice.user is None else of[choice.user]
     if user is None and tail and all(row.role != "user" for row in tail):
         user = rows.user_before(tail[0].position)
-    messages = [] if found.summary is None else [_summary(rows.whole(found.summary))]
+    messages = [] if found.summary is None else [_shown(rows.whole(found.summary))]
     messages += [] if user is None else [rows.whole(user)]
     lead = len(messages)
-    fresh = lead + sum(row.position < found.compacted for row in tail)
+    compacted = 0 if found.summary is None else found.summary.position
+    fresh = lead + sum(row.position < compacted for row in tail)
     messages += [rows.whole(row) for row in tail]
     rows.close()
     shown = pruning.prune(messages, limits.protected_tokens * BYTES_PER_TOKEN, limits.prune_tokens * BYTES_PER_TOKEN)
@@ -127,9 +128,12 @@ class _Collected:
     rows: list[_Row] = attrs.field(factory=list)
     entries: list[Entry] = attrs.field(factory=list)
     summary: _Row | None = None
-    compacted: int = 0  # position of the compaction
     full: bool = False
     left_out: bool = False
+
+    @property
+    def weight_of_summary(self) -> int:
+        return 0 if self.summary is None else self.summary.sizes.weight
 
 
 def _collect(
@@ -143,20 +147,21 @@ def _collect(
 ) -> _Collected:
     old = (limits.protected_tokens + limits.prune_tokens) * BYTES_PER_TOKEN
     found = _Collected()
-    floor = size = outputs = 0
+    floor = outputs = 0
+    summary = rows.last_summary()
+    if summary is not None and _is_compaction(summary):
+        found.summary = summary
+        floor = _kept_from(connection, rows, summary)
+    size = found.weight_of_summary
     for row in _newest_first(rows, run_id):
         if row.position < floor:
             break
-        weight = row.sizes.weight
         if _is_compaction(row):
-            if found.summary is None:
-                found.summary, found.compacted = row, row.position
-                size += weight
-                floor = _kept_from(connection, rows, row)
-            continue  # one that is older is part of the newer one's summary
+            continue  # the last one is shown anyway, and has in it what those before it said
         if start is not None and row.position < start:
             found.left_out = True
             break
+        weight = row.sizes.weight
         if outputs > old:
             weight -= row.sizes.outputs
         outputs += row.sizes.outputs
@@ -195,7 +200,7 @@ def _kept_from(connection: Connection, rows: _Rows, row: _Row) -> int:
     return row.position if found is None else int(found[0])
 
 
-def _summary(message: Message) -> Message:
+def _shown(message: Message) -> Message:
     """The summary as what the user says first."""
     info = UserMessage(id=message.info.id, created_at=message.info.created_at)
     return Message(info, (_compaction(message),), revision=message.revision)
