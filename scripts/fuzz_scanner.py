@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import sys
 import time
@@ -30,6 +31,7 @@ from engine.mcp.unescape import Unescape
 QUICK_CASES = 100_000
 CASES = 1_000_000
 LINES_OF_STREAM = 20
+STREAMS_AT_ONCE = 50
 # Small bounds: their edges are met all the time.
 STRING_BYTES = 48
 LIMITS = attrs.evolve(
@@ -220,6 +222,23 @@ def stream(seed: int) -> tuple[list[Case], str | None]:
     return cases, difference(cases, scan(data, rng))
 
 
+@attrs.frozen
+class Found:
+    """What one stream, or several, came to."""
+
+    cases: int = 0
+    cuts: int = 0
+    rejected: int = 0
+    seed: int = 0
+    wrong: str | None = None
+
+
+def found(seed: int) -> Found:
+    cases, wrong = stream(seed)
+    cuts, rejected = sum(case.cuts for case in cases), sum(case.rejected for case in cases)
+    return Found(len(cases), cuts, rejected, seed, wrong)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=0)
@@ -228,22 +247,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_CASES:,} cases instead of {CASES:,}")
     asked = parser.parse_args()
     wanted = asked.cases or (QUICK_CASES if asked.quick else CASES)
+    seeds = range(asked.seed, asked.seed + -(-wanted // LINES_OF_STREAM))
     begin = time.perf_counter()
-    done, cut, refused, seed, found = 0, 0, 0, asked.seed, None
-    while done < wanted and found is None:
-        cases, found = stream(seed)
-        done += len(cases)
-        cut += sum(case.cuts for case in cases)
-        refused += sum(case.rejected for case in cases)
-        seed += 1
+    done, cut, refused, failed = 0, 0, 0, None
+    with multiprocessing.Pool() as pool:  # the streams are the same, and in the same order, on any number of cores
+        for one in pool.imap(found, seeds, chunksize=STREAMS_AT_ONCE):
+            done += one.cases
+            cut += one.cuts
+            refused += one.rejected
+            failed = one if one.wrong is not None else None
+            if failed is not None:
+                break
     took = time.perf_counter() - begin
-    if found is not None:
-        print(f"seed {seed - 1}: {found}", file=sys.stderr)
+    if failed is not None:
+        print(f"seed {failed.seed}: {failed.wrong}", file=sys.stderr)
     elif not asked.json:
         print(f"{done:,} lines with {cut:,} cuts and {refused:,} rejected in {took:.1f} s: {done / took:,.0f} a second")
-    result = {"cases": done, "cuts": cut, "rejected": refused, "cases_per_s": round(done / took), "ok": found is None}
-    print(json.dumps({**result, "failed_seed": seed - 1 if found is not None else None}))
-    return int(found is not None)
+    result = {"cases": done, "cuts": cut, "rejected": refused, "cases_per_s": round(done / took), "ok": failed is None}
+    print(json.dumps({**result, "failed_seed": failed.seed if failed is not None else None}))
+    return int(failed is not None)
 
 
 if __name__ == "__main__":
