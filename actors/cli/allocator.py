@@ -5,9 +5,9 @@ a burst of 1,000 runs a few small objects in each keep some 50 MB resident. The 
 between what is in use (actors/governor.py asks it to). Which of the two is used is decided by PYTHONMALLOC when Python
 starts, so that the program has to start once more.
 
-The C library in turn gives each thread an arena of its own, which keeps what that thread has freed: with one for all,
-three searches at once (scripts/bench_tools.py) cost 2 MB instead of 5, and a delta no more than before, because most
-of what threads do they do one at a time.
+The C library in turn gives each thread an arena of its own, which keeps what that thread has freed. Two are enough:
+three searches at once (scripts/bench_tools.py) cost 2.4 MB instead of 5.3, and a delta no more than before, because
+most of what threads do they do one at a time. With a single one more is kept after a burst.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def use_system_allocator() -> None:
         return
     if _CHOICE in os.environ or sys.flags.ignore_environment or not _is_glibc() or not sys.executable:
         return
-    ours = {name: value for name, value in ((_CHOICE, "malloc"), (_ARENAS, "1")) if name not in os.environ}
+    ours = {name: value for name, value in ((_CHOICE, "malloc"), (_ARENAS, "2")) if name not in os.environ}
     try:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **ours, _MARK: ",".join(ours)})
     except OSError:

@@ -145,7 +145,7 @@ def environment_of(pid: int) -> dict[str, str]:
 def test_the_daemon_is_started_again_with_the_allocator_of_the_system(tmp_path: Path) -> None:
     with daemon(tmp_path / "data") as process:
         environ = environment_of(process.pid)
-        assert (environ["PYTHONMALLOC"], environ["MALLOC_ARENA_MAX"]) == ("malloc", "1")
+        assert (environ["PYTHONMALLOC"], environ["MALLOC_ARENA_MAX"]) == ("malloc", "2")
         described = json.loads((tmp_path / "data" / "daemon.json").read_text())
         assert described["pid"] == process.pid  # the same process
 
