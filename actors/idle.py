@@ -15,8 +15,8 @@ from engine.limits import Limits
 
 # Looks for idle sessions in the time that makes one idle: it leaves memory at most a quarter late.
 PASSIVATE_LOOKS: Final = 4
-# Of too many idle sessions so many are left in memory, in quarters: the next look at all of them is some uses away.
-_LEFT: Final = 3
+# Of too many sessions an eighth leaves, and as many have to come before the next look at all of them.
+_SHARE: Final = 8
 
 
 class Idle:
@@ -54,13 +54,12 @@ class Idle:
                 await session.stop("passivated")
 
     async def _thin(self) -> None:
-        """Unload the longest idle, if too many are idle."""
+        """Unload the longest idle, those that are too many; who is in use stays."""
         now = trio.current_time()
+        share = max(self._most // _SHARE, 1)
         idle = [(session.idle_for(now), session) for session in tuple(self._sessions.values())]
         idle = sorted((one for one in idle if one[0] > 0), key=lambda one: -one[0])
-        if len(idle) > self._most:
-            for was_idle, session in idle[: len(idle) - self._most * _LEFT // 4]:
-                if session.idle_for(trio.current_time()) >= was_idle:
-                    await session.stop("passivated")
-        # Whoever is in use is no candidate: sessions have to be added before another look is worth it.
-        self._look_at = len(self._sessions) + self._most // 4
+        for was_idle, session in idle[: max(len(self._sessions) - self._most + share, 0)]:
+            if session.idle_for(trio.current_time()) >= was_idle:
+                await session.stop("passivated")
+        self._look_at = len(self._sessions) + share

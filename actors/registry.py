@@ -94,6 +94,8 @@ class Registry(Actor):
         if ref is child.ref:
             del self._sessions[child.name]
             ref.feed.close("draining")
+            with contextlib.suppress(ActorDied):
+                self._services.store.forget_rows(child.name)
             for feed in [feed for feed in self._runs.values() if feed.run.session_id == child.name]:
                 if feed.run.status == "queued":  # it waits in the store, and has a new feed when the session is back
                     self._drop(feed.run.id, "draining")

@@ -65,7 +65,7 @@ class Limits:
         16 * MIB, "bytes", "decoded messages of all windows: of some 25 long sessions at work; read again beyond it"
     )
     passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
-    idle_sessions_max: int = _bound(256, "count", "sessions in memory that have no run or watcher; the longest idle leave")
+    idle_sessions_max: int = _bound(256, "count", "sessions in memory; of more the longest idle leave, not those with a run or watcher")
     chunk_bytes: int = _bound(4 * KIB, "bytes", "streamed text is committed at the latest when this much waits")
     chunk_delay: float = _seconds(0.25, "streamed text is committed at the latest after this time")
     unsaved_bytes: int = _bound(256 * KIB, "bytes", "streamed text that waits for the disk before the run waits too")

@@ -382,7 +382,7 @@ async def test_an_idle_session_leaves_memory_and_comes_back(staged: Staged) -> N
 
 
 async def test_of_too_many_idle_sessions_the_longest_idle_leave(staged: Staged) -> None:
-    async with staged(idle_sessions_max=4) as stage:
+    async with staged(idle_sessions_max=8) as stage:
         run, call = await stage.begin()
         kept = {await stage.session_of(run)}
         watched = await stage.registry.create_session(NewSession())
@@ -397,7 +397,7 @@ async def test_of_too_many_idle_sessions_the_longest_idle_leave(staged: Staged) 
             made.append((await stage.registry.create_session(NewSession())).id)
             await stage.registry.watch_session(made[-1])  # a use of it
             await wait_all_tasks_blocked()
-            assert len(live() - kept) <= 6 and kept <= live()
+            assert len(live()) <= 10 and kept <= live()
             assert made[-1] in live()
         assert made[0] not in live() and made[10] not in live()
         await stage.registry.watch_session(made[0])  # comes back, and is the latest used
