@@ -1,8 +1,8 @@
 """Databases of every earlier version, as those versions made them, opened by this one.
 
 `schemas/N.sql` is the schema of version N with a conversation in it: an ended run, an open one whose text grows, one
-that waits (from 2 on), a blob (3), approvals (4). The files are text and stay as they are; whoever adds a migration
-adds the file of the version that it makes.
+that waits (from 2 on), a blob (3), approvals (4), a list of what is to be done (6). The files are text and stay as they
+are; whoever adds a migration adds the file of the version that it makes.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ def test_what_was_stored_is_there_and_goes_on(tmp_path: Path, version: int) -> N
     if version >= 4:
         settled = approvals.find(reader, "run_open", "call_2")
         assert settled is not None and (settled.decision, settled.by) == ("deny", "restart")
+
+    assert [todo.text for todo in session.todos] == (["one"] if version >= 6 else [])
+    assert catalog.is_named(reader, "ses_old") and not catalog.is_named(reader, "ses_empty")  # nobody renames it
 
     writer.execute("DELETE FROM sessions WHERE id = 'ses_old'")  # the references were kept, and cascade
     for table in ("messages", "parts", "chunks", "runs", "queued", "attachments", "approvals"):

@@ -161,5 +161,5 @@ INSERT INTO blobs VALUES (1, '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73
 INSERT INTO attachments VALUES (1, 4, NULL, 1, 'out_old');
 INSERT INTO approvals VALUES (2, 'call_2', NULL, NULL), (1, 'call_1', 'allow', 'client');
 UPDATE sessions SET grants = CAST('[]' AS BLOB) WHERE key = 1;
-UPDATE sessions SET named = 1 WHERE key = 1;
+UPDATE sessions SET named = 1, todos = CAST('[{"text":"one","status":"pending"}]' AS BLOB) WHERE key = 1;
 PRAGMA user_version = 6;
