@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from engine.errors import CallerError
@@ -180,23 +182,61 @@ async def test_a_run_that_is_stopped_before_its_result_is_stored_leaves_no_blob(
                 await wait_all_tasks_blocked(QUIET)
 
 
-async def test_many_sessions_leave_nothing(staged: Staged, tmp_path: Path) -> None:
+SESSIONS = 1000
+USED = 5  # each of so many has a run with an output that is kept
+WORKERS = 16
+
+
+async def test_a_thousand_sessions_made_and_deleted_leave_the_disk_as_it_was(staged: Staged, tmp_path: Path) -> None:
     count = 0
 
     def other() -> str:
-        """Gives something else each time."""
+        """Gives something else each time, more than is shown."""
         nonlocal count
         count += 1
-        return f"{count}\n" * 60_000
+        return f"{count}\n" * MOST
 
-    async with staged(tools=[other], tool_result_bytes=MOST) as stage:
-        sessions = [(await called(stage, "functions__other"))[0] for _ in range(20)]
-        assert len(files(tmp_path / "data", "blobs")) == 20
-        for session_id in sessions:
-            await stage.registry.delete_session(session_id)
-        while files(tmp_path / "data", "blobs"):
+    async def answer(stage: Stage) -> None:
+        while True:
+            call = await stage.models.call()
+            if any(isinstance(part, ToolPart) for part in call.request.messages[-1].parts):
+                call.end()
+            else:
+                call.tools(("functions__other", "{}"))
+
+    def there() -> set[str]:
+        return {str(path) for name in ("blobs", "spool") for path in (tmp_path / "data" / name).rglob("*")}
+
+    async with staged(tools=[other], tool_result_bytes=MOST, limit=120.0) as stage, trio.open_nursery() as nursery:
+        nursery.start_soon(answer, stage)
+        sessions: list[str] = []
+
+        async def made(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                session = await stage.engine.create_session()
+                if number % USED == 0:
+                    run = await session.start("go")
+                    assert (await run.wait()).status == "completed"
+                sessions.append(session.id)
+
+        async def deleted(of: Iterator[str]) -> None:
+            for session_id in of:
+                await stage.registry.delete_session(session_id)
+
+        async def by_workers(work: Callable[..., Any], what: Iterator[Any]) -> None:
+            async with trio.open_nursery() as workers:
+                for _ in range(WORKERS):
+                    workers.start_soon(work, what)
+
+        await made(iter(range(1)))
+        before = there()
+        await by_workers(made, iter(range(SESSIONS)))
+        assert len(files(tmp_path / "data", "blobs")) == SESSIONS // USED + 1
+        await by_workers(deleted, iter(sessions[1:]))
+        while there() != before:
             await wait_all_tasks_blocked(QUIET)
-        assert files(tmp_path / "data", "spool") == []
+        assert (await stage.messages(sessions[0]))[-1]["parts"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_exception_is_cut_to_its_sentence(staged: Staged, tmp_path: Path) -> None:
