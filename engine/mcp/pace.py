@@ -20,11 +20,13 @@ class Pace:
         self._rate = rate
         self._tokens = float(rate)
         self._at: float | None = None
+        self.taken = 0  # messages
 
     def take(self, count: int, size: int, now: float) -> float:
         """So many messages of so many bytes together were taken; how long to wait before the next ones are."""
         if self._at is not None:
             self._tokens = min(self._rate, self._tokens + max(0.0, now - self._at) * self._rate)
         self._at = now
+        self.taken += count
         self._tokens -= count + size // BYTES_A_TOKEN
         return max(0.0, -self._tokens / self._rate)

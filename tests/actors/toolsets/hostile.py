@@ -8,7 +8,8 @@ written before anything is read; `record`, a file that gets each line that was r
 
 A call's tool does not matter; its arguments are what is done, in this order: `write` (lines, `@id@` being the call's
 id), `times` of them; `ask` [requests of its own, whose answers are the call's result, as JSON]; `change` (a plan, laid
-over the present one); `exit` (code); `answer` (the result; null: none, absent: an empty one).
+over the present one); `exit` (code); `close` its output; `sleep` for ever, reading nothing; `answer` (the result; null:
+none, absent: an empty one).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 TOOL = {"name": "do", "inputSchema": {"type": "object"}}
@@ -88,6 +90,10 @@ class Server:
         self.plan.update(given.get("change", {}))
         if "exit" in given:
             os._exit(given["exit"])
+        if given.get("close"):
+            os.close(1)
+        while given.get("sleep") or given.get("close"):
+            time.sleep(1000)
         if given.get("answer", {}) is not None and not asked:
             self.send({"id": number, "result": {"content": [], **given.get("answer", {})}})
 
