@@ -3,11 +3,11 @@
     python scripts/stress_cancel.py [--rounds N] [--json] [--quick]
 
 A round stops a run at each step from the first to behind the last (tests/stress/cancel_matrix.py): a shell command that
-a person allows, a search of files and a function work at the same time, with the real disk, threads and processes. So
-each round meets the same steps in another order of the others. After each stop the transcript and the run's events are
-judged, the next prompt has to work, and no task, process, model's call or descriptor may be left; at the end no
-descriptor and no child of the whole engine. Fewer than 100 steps mean that it looks away. Exit code 1 if a condition
-does not hold. The last line is one JSON object.
+a person allows, a search of files and a tool of a server over pipes work at the same time, with the real disk, threads
+and processes. So each round meets the same steps in another order of the others. After each stop the transcript and the
+run's events are judged, the next prompt has to work, and no task, process, model's call or descriptor may be left; at
+the end no descriptor and no child of the whole engine. Fewer than 100 steps mean that it looks away. Exit code 1 if a
+condition does not hold. The last line is one JSON object.
 """
 
 from __future__ import annotations

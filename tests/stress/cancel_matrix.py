@@ -1,8 +1,9 @@
-"""A turn with three calls at a time (a shell command that a person allows, a search of files, a function), its run
-stopped at the n-th step of any task that works for it.
+"""A turn with three calls at a time (a shell command that a person allows, a search of files, a tool of a server over
+pipes), its run stopped at the n-th step of any task that works for it.
 
 Steps are counted by an instrument of trio's scheduler: those of the run and its session, of the calls in the toolsets'
-actors, of the journal and the link to the guard of processes, and the arrivals of what threads have done. Between two
+actors, of the connection to the tool server, of the journal and the link to the guard of processes, and the arrivals of
+what threads have done. Between two
 of them lies an await, so that stopping at each is stopping at each await. The processes, threads, disk and clock are
 real: the number differs a little from run to run, and so does what is at work in the others.
 """
@@ -10,6 +11,7 @@ real: the number differs a little from run to run, and so does what is at work i
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ from engine.providers.base import ModelRequest, ToolCallStarted, ToolInputDelta
 from engine.runs.approvals import Resolution
 from engine.runs.log import Gap
 from engine.transcript.records import TextPart, ToolPart
+from tests.actors import mcp_server
 from tests.actors.processes import descriptors, until
 from tests.actors.scripted import ScriptedModels
 from tests.stress.transcript_rules import event_problems, transcript_problems
@@ -40,18 +43,12 @@ COMMAND = "echo one; sleep 0.01; echo two >&2"
 TOOLS = (
     ("shell__run", orjson.dumps({"command": COMMAND}).decode()),
     ("files__search_files", '{"pattern": "heron"}'),
-    ("functions__think", "{}"),
+    ("server__echo", '{"text": "a heron"}'),
 )
+SERVERS = 1  # processes that stay
 LIMIT = 30.0  # of one case, for what hangs
 BEYOND = 3  # cases in a row in which the run has ended before its step: nothing goes on there any more
 _HELPERS = ("actors._guard_link.", "actors.journal.", "<TrioToken.run_sync_soon")
-
-
-async def think() -> str:
-    """Takes some steps."""
-    for _ in range(5):
-        await trio.lowlevel.checkpoint()
-    return "thought"
 
 
 # ------------------------------------------------------------------ the n-th step
@@ -59,7 +56,7 @@ class StopAt(trio.abc.Instrument):
     """Stops the run before the n-th step that is made for it; 0: never. `steps` counts them all."""
 
     def __init__(self, session_id: str, number: int, caught: list[Run]) -> None:
-        self._names = (session_id, "toolsets")
+        self._names = (session_id, "toolsets", "tool server")
         self._number = number
         self._caught = caught
         self._ours: dict[trio.lowlevel.Task, bool] = {}
@@ -240,8 +237,8 @@ class Matrix:
         left = [name for name in task_names() if run.id in name]
         if self._models.open_now:
             left.append("a model's call")
-        if count := self._guard.statistics().processes:
-            left.append(f"{count} processes")
+        if (count := self._guard.statistics().processes) != SERVERS:
+            left.append(f"{count} processes, {SERVERS} of which serves tools")
         return [f"left when the stop returned: {left}"] if left else []
 
     async def _until_as(self, before: tuple[set[str], list[str]]) -> list[str]:
@@ -299,8 +296,11 @@ async def open_matrix(folder: Path) -> AsyncIterator[Matrix]:
     config = Config(
         default_model="model",
         models={"model": ModelConfig(provider="demo")},
-        toolsets={name: ToolsetConfig(kind="builtin") for name in ("files", "shell")},
-        permissions=Permissions(ask=("shell.run",)),
+        toolsets={
+            **{name: ToolsetConfig(kind="builtin") for name in ("files", "shell")},
+            "server": ToolsetConfig(kind="mcp", command=sys.executable, args=(mcp_server.__file__,)),
+        },
+        permissions=Permissions(ask=("shell.run",), allow=("server",)),
         durability="normal",
     )
     with (
@@ -309,7 +309,7 @@ async def open_matrix(folder: Path) -> AsyncIterator[Matrix]:
         mock.patch.object(session_module, "Run", Caught),
     ):
         async with (
-            open_engine(config, data_dir=folder / "data", tools=[think]) as engine,
+            open_engine(config, data_dir=folder / "data") as engine,
             trio.open_nursery() as nursery,
         ):
             matrix = Matrix(engine, models, guards[0], caught, place)
