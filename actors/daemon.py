@@ -114,7 +114,8 @@ class _Daemon:
             return Gateway(services, token, readiness=self._readiness)
 
         def governor() -> Actor:
-            return Governor(composition, self._config.limits, held=functools.partial(_held, composition))
+            held, kept = functools.partial(_held, composition), functools.partial(_kept, composition)
+            return Governor(composition, self._config.limits, held=held, kept=kept)
 
         return [
             ChildSpec(name="gateway", factory=gateway, grace=GATEWAY_GRACE),
@@ -204,7 +205,7 @@ class _Daemon:
             "memory": {
                 "resident": resident().total,
                 "state": governor.governor_statistics().level,
-                "owned": await self.owners.owned(registry, store, connections),
+                "owned": await self.owners.owned(registry, store, composition.models.statistics(), connections),
             },
             "counts": {
                 "sessions": registry.sessions,
@@ -252,7 +253,9 @@ class _Daemon:
                 "greenroom_replay_log_bytes": registry.log_bytes,
             }
             connections = composition.root.child("gateway").gateway_statistics().connections
-            owned = self.owners.counted(registry, composition.store.store_statistics(), connections)
+            owned = self.owners.counted(
+                registry, composition.store.store_statistics(), composition.models.statistics(), connections
+            )
             governed = composition.root.child("governor").governor_statistics()
             figures |= {
                 "greenroom_memory_owned_bytes": {(owner,): held for owner, held in owned.items()},
@@ -281,5 +284,10 @@ def _held(composition: Composition) -> int:
     """What the daemon works with, counted: when much of it has ended, there is memory to be given back."""
     registry = composition.registry.registry_statistics()
     gateway: GatewayRef = composition.root.child("gateway")
-    runs = registry.active_runs + registry.queued_runs + registry.retained_runs
-    return runs + registry.sessions + gateway.gateway_statistics().connections
+    return registry.active_runs + registry.queued_runs + gateway.gateway_statistics().connections
+
+
+def _kept(composition: Composition) -> int:
+    """What stays in memory for a while behind the work, counted."""
+    registry = composition.registry.registry_statistics()
+    return registry.retained_runs + registry.sessions

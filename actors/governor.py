@@ -66,8 +66,8 @@ class GovernorRef(Ref):
 
 
 class Governor(Actor):
-    """`resident` and `give_back` are the process's own, but for tests. `held` counts what is worked with: memory is
-    given back when much of it has ended."""
+    """`resident` and `give_back` are the process's own, but for tests. `held` counts what is worked with, `kept` what
+    stays for a while behind it: memory is given back when much of either has ended."""
 
     mailbox_messages = 1  # takes no messages
 
@@ -77,12 +77,14 @@ class Governor(Actor):
         limits: Limits,
         *,
         held: Callable[[], int],
+        kept: Callable[[], int] = lambda: 0,
         resident: Callable[[], Resident] = resident,
         give_back: Callable[[], None] = give_back,
     ) -> None:
         self._composition = composition
         self._limits = limits
         self._held = held
+        self._kept = kept
         self._resident = resident
         self._give_back = give_back
         self._thread = trio.CapacityLimiter(1)
@@ -107,7 +109,7 @@ class Governor(Actor):
             await trio.sleep(self._limits.governor_interval)
 
     async def _look(self) -> None:
-        sample = Sample(self._resident().total, self._held())
+        sample = Sample(self._resident().total, self._held(), self._kept())
         limits = self._limits
         decision = decide(self._state, sample, trio.current_time(), soft=limits.memory_soft, hard=limits.memory_hard)
         before, self._state = self._state.level, decision.state
@@ -146,6 +148,7 @@ class Governor(Actor):
                 await self._composition.registry.passivate(SHED_IDLE)
             with trio.move_on_after(SHED_TIMEOUT), contextlib.suppress(EngineError):
                 await self._composition.store.shrink()
+            self._composition.models.shed()
         await forget_deadlines(STALE_DEADLINES + 2 * _DEADLINES_EACH * sample.held)
         if self._quiet:
             gc.collect()

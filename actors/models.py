@@ -29,6 +29,7 @@ from engine.providers.anthropic_answer import AnthropicDecoder
 from engine.providers.base import Decoder, ModelEvent, ModelRequest, ReasoningDelta, TextDelta, UsageReported
 from engine.providers.faults import error_from_status
 from engine.providers.openai_answer import OpenAIDecoder
+from engine.providers.pieces import Pieces
 from engine.redaction import HIDDEN
 from engine.transcript.records import Usage
 from engine.transcript.window import Room
@@ -59,6 +60,7 @@ class ModelStream(Protocol):
 class ModelsStatistics:
     models: int
     calls: int  # open now
+    piece_bytes: int  # of messages kept as they stand in requests
 
 
 class Models:
@@ -78,6 +80,7 @@ class Models:
         self._limits = limits
         self._environ = environ
         self._http = HttpClient(limits)
+        self._pieces = Pieces(limits.request_cache_bytes)
         self._threads = trio.CapacityLimiter(4)
         self._calls = 0
 
@@ -115,7 +118,11 @@ class Models:
         self._tally.model_retries[name, code] += 1
 
     def statistics(self) -> ModelsStatistics:
-        return ModelsStatistics(models=len(self._configs), calls=self._calls)
+        return ModelsStatistics(models=len(self._configs), calls=self._calls, piece_bytes=self._pieces.bytes)
+
+    def shed(self) -> None:
+        """Let go what is kept for the next requests."""
+        self._pieces.clear()
 
     @contextlib.asynccontextmanager
     async def open(self, name: str, request: ModelRequest) -> AsyncIterator[ModelStream]:
@@ -157,7 +164,9 @@ class Models:
     @contextlib.asynccontextmanager
     async def _service(self, config: ModelConfig, request: ModelRequest) -> AsyncIterator[ModelStream]:
         key, source = await self._key(config)
-        call = (_anthropic if config.provider == "anthropic" else _openai)(config, request, key, self._limits)
+        call = (_anthropic if config.provider == "anthropic" else _openai)(
+            config, request, key, self._limits, self._pieces
+        )
         url, model = call.url, request.model
         headers = {"accept": "text/event-stream", "user-agent": "greenroom", **call.headers}
         deadlines = _Deadlines(self._limits)
@@ -210,23 +219,23 @@ class _Call:
     decoder: Decoder
 
 
-def _openai(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits) -> _Call:
+def _openai(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits, pieces: Pieces) -> _Call:
     assert config.base_url is not None, "the configuration refuses a service without a URL"
     return _Call(
         url=f"{config.base_url.rstrip('/')}/chat/completions",
         headers={} if key is None else {"authorization": f"Bearer {key}"},
-        body=openai_request.encode_request(request),
+        body=openai_request.encode_request(request, pieces),
         decoder=OpenAIDecoder(limits),
     )
 
 
-def _anthropic(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits) -> _Call:
+def _anthropic(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits, pieces: Pieces) -> _Call:
     # Some write the version of the path into the URL, as other services want it.
     base = (config.base_url or anthropic_request.BASE_URL).rstrip("/").removesuffix("/v1")
     return _Call(
         url=f"{base}/v1/messages",
         headers={"anthropic-version": anthropic_request.VERSION} | ({} if key is None else {"x-api-key": key}),
-        body=anthropic_request.encode_request(request, config.max_output_tokens),
+        body=anthropic_request.encode_request(request, config.max_output_tokens, pieces),
         decoder=AnthropicDecoder(limits),
     )
 

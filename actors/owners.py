@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from actors._memory import Family, Mapped, family, heap, mapped, sqlite_bytes
+from actors.models import ModelsStatistics
 from actors.registry_ref import RegistryStatistics
 from actors.store import StoreStatistics
 from engine.limits import KIB
@@ -73,19 +74,24 @@ class Owners:
         """The guard of this pid with all that is below it."""
         return await trio.to_thread.run_sync(family, guard, limiter=self._thread)
 
-    async def owned(self, registry: RegistryStatistics, store: StoreStatistics, connections: int) -> dict[str, int]:
+    async def owned(
+        self, registry: RegistryStatistics, store: StoreStatistics, models: ModelsStatistics, connections: int
+    ) -> dict[str, int]:
         """Every owner."""
         now = await trio.to_thread.run_sync(measure, limiter=self._thread)
         measured = {"files": now.mapped.files, "free": now.free}
-        return measured | self.counted(registry, store, connections)
+        return measured | self.counted(registry, store, models, connections)
 
-    def counted(self, registry: RegistryStatistics, store: StoreStatistics, connections: int) -> dict[str, int]:
+    def counted(
+        self, registry: RegistryStatistics, store: StoreStatistics, models: ModelsStatistics, connections: int
+    ) -> dict[str, int]:
         """The owners that need no thread: all but the files, and what the allocator has free."""
         return {
             "program": self._program,
             "http": HTTP_BYTES if HTTP_CLIENT in sys.modules else 0,
             "sqlite": sqlite_bytes(),
             "rows": store.rows.bytes,
+            "requests": models.piece_bytes,
             "logs": registry.log_bytes,
             "unsaved": store.unsaved,
             "runs": RUN_BYTES * registry.active_runs,

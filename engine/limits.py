@@ -38,6 +38,7 @@ class Limits:
     run_log_entries: int = _bound(4096, "count", "a minute of a fast model: a dropped client resumes without a gap")
     run_log_bytes: int = _bound(MIB, "bytes", "encoded events of one run kept for late watchers")
     all_logs_bytes: int = _bound(64 * MIB, "bytes", "all replay logs together; terminal ones go first")
+    ended_logs_bytes: int = _bound(8 * MIB, "bytes", "replay logs of ended runs together: late clients are few")
     event_bytes: int = _bound(64 * KIB, "bytes", "one event; longer strings are cut with a handle, deltas are split")
     delta_bytes: int = _bound(32 * KIB, "bytes", "one delta; a provider's larger piece leaves as several")
     answer_bytes: int = _bound(8 * MIB, "bytes", "text and reasoning of one turn; beyond it the turn finishes `length`")
@@ -66,6 +67,9 @@ class Limits:
     )
     passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
     idle_sessions_max: int = _bound(256, "count", "sessions in memory; of more the longest idle leave, not those with a run or watcher")
+    request_cache_bytes: int = _bound(
+        16 * MIB, "bytes", "messages as they stand in requests, of some 40 windows; encoded again beyond it"
+    )
     chunk_bytes: int = _bound(4 * KIB, "bytes", "streamed text is committed at the latest when this much waits")
     chunk_delay: float = _seconds(0.25, "streamed text is committed at the latest after this time")
     unsaved_bytes: int = _bound(256 * KIB, "bytes", "streamed text that waits for the disk before the run waits too")

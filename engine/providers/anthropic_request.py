@@ -11,6 +11,7 @@ they do after a change of the model or when the window has moved on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import orjson
 
 from engine.providers.anthropic_answer import REDACTED, THINKING
 from engine.providers.base import ModelRequest
+from engine.providers.pieces import Encoded, Pieces
 from engine.providers.said import files_of, not_shown, result_of, text_of
 from engine.tools.names import to_provider
 from engine.tools.spec import ToolSpec
@@ -26,12 +28,15 @@ from engine.transcript.records import FilePart, Message, ReasoningPart, Role, To
 BASE_URL: Final = "https://api.anthropic.com"
 # The version of the format, sent as the header `anthropic-version`.
 VERSION: Final = "2023-06-01"
+# By whether the message's run goes on.
+FORMATS: Final = ("anthropic", "anthropic, goes on")
 # Other images are refused.
 _IMAGES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 
-def encode_request(request: ModelRequest, max_output_tokens: int) -> Iterator[bytes]:
-    """Pieces of the body; joined they are one JSON document."""
+def encode_request(request: ModelRequest, max_output_tokens: int, kept: Pieces | None = None) -> Iterator[bytes]:
+    """Pieces of the body; joined they are one JSON document. Those of messages are taken from `kept`, and put there."""
+    pieces = kept if kept is not None else Pieces(0)
     yield b'{"model":%s,"stream":true,"max_tokens":%d' % (orjson.dumps(request.model), max_output_tokens)
     if request.instructions and not request.instructions.isspace():
         yield b',"system":' + orjson.dumps(request.instructions)
@@ -39,16 +44,22 @@ def encode_request(request: ModelRequest, max_output_tokens: int) -> Iterator[by
         yield b',"tools":' + orjson.dumps([_tool(spec) for spec in request.tools])
     yield b',"messages":['
     now = request.messages[-1].info.run_id if request.messages else None
-    last: Role | None = None
+    last: str | None = None
     for message in request.messages:
-        for role, content in encode_message(message, now is not None and message.info.run_id == now):
+        goes_on = now is not None and message.info.run_id == now
+        for role, content in pieces.get(message, FORMATS[goes_on], functools.partial(_pieces, message, goes_on)):
             if role == last:
-                yield b"," + content
+                yield b","
             else:
                 end = b"" if last is None else b"]},"
-                yield end + b'{"role":"%s","content":[' % role.encode() + content
+                yield end + b'{"role":"%s","content":[' % role.encode()
                 last = role
+            yield content
     yield b"]}" if last is None else b"]}]}"
+
+
+def _pieces(message: Message, goes_on: bool) -> Encoded:
+    return tuple(encode_message(message, goes_on))
 
 
 def encode_message(message: Message, goes_on: bool = False) -> Iterator[tuple[Role, bytes]]:

@@ -7,12 +7,14 @@ is left out; files other than inline images become a line of text that names the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
 
 from engine.providers.base import ModelRequest
+from engine.providers.pieces import Encoded, Pieces
 from engine.providers.said import files_of, not_shown, result_of, text_of
 from engine.tools.names import to_provider
 from engine.tools.spec import ToolSpec
@@ -20,11 +22,13 @@ from engine.transcript.records import FilePart, Message, ToolPart
 
 # Between text parts that a service is given as one string: servers that take no list of parts are common.
 _BETWEEN: Final = "\n\n"
+FORMAT: Final = "openai"
 _IMAGES_OF_CALLS: Final = "The images that these calls gave:"
 
 
-def encode_request(request: ModelRequest) -> Iterator[bytes]:
-    """Pieces of the body; joined they are one JSON document."""
+def encode_request(request: ModelRequest, kept: Pieces | None = None) -> Iterator[bytes]:
+    """Pieces of the body; joined they are one JSON document. Those of messages are taken from `kept`, and put there."""
+    pieces = kept if kept is not None else Pieces(0)
     yield b'{"model":%s,"stream":true,"stream_options":{"include_usage":true},"messages":[' % orjson.dumps(
         request.model
     )
@@ -33,14 +37,20 @@ def encode_request(request: ModelRequest) -> Iterator[bytes]:
         yield orjson.dumps({"role": "system", "content": request.instructions})
         comma = b","
     for message in request.messages:
-        piece = encode_message(message)
-        if piece:
-            yield comma + piece
+        for _, piece in pieces.get(message, FORMAT, functools.partial(_piece, message)):
+            if comma:
+                yield comma
+            yield piece
             comma = b","
     yield b"]"
     if request.tools:
         yield b',"tools":' + orjson.dumps([_tool(spec) for spec in request.tools])
     yield b"}"
+
+
+def _piece(message: Message) -> Encoded:
+    piece = encode_message(message)
+    return ((message.role, piece),) if piece else ()
 
 
 def encode_message(message: Message) -> bytes:

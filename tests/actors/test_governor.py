@@ -16,6 +16,7 @@ from actors._actor import open_actor
 from actors._ask import ActorDied
 from actors._memory import Resident, freeze_again, give_back, heap, resident, sqlite_bytes
 from actors.governor import COLLECT_RUNS_MAX, NEW_MODULES, STALE_DEADLINES, Governor, forget_deadlines
+from actors.models import ModelsStatistics
 from actors.owners import CONNECTION_BYTES, RETAINED_BYTES, RUN_BYTES, SESSION_BYTES, Owners
 from actors.registry_ref import RegistryStatistics
 from engine.limits import MIB, Limits
@@ -42,6 +43,7 @@ class World:
             registry_statistics=lambda: SimpleNamespace(active_runs=active),
         )
         self.store = SimpleNamespace(shrink=self.shrink)
+        self.models = SimpleNamespace(shed=lambda: self.done.append("pieces"))
 
     def resident(self) -> Resident:
         if self.given_back:  # what is told in the log afterwards is no look
@@ -130,9 +132,9 @@ def test_only_a_program_that_froze_freezes_again(monkeypatch: pytest.MonkeyPatch
 async def test_above_the_soft_bound_it_sheds_and_gives_back(autojump_clock: trio.testing.MockClock) -> None:
     world = World([(101, 50), (95, 50), (90, 50)])
     figures = await watch(world)
-    assert world.done[:6] == ["admit", "shed", "passivate 10", "shrink", "give back", "admit"]
-    assert world.done[6:8] == ["shed", "admit"]  # still above nine tenths; then below
-    assert "shed" not in world.done[8:]
+    assert world.done[:6] == ["admit", "shed", "passivate 10", "shrink", "pieces", "give back"]
+    assert world.done[6:9] == ["admit", "shed", "admit"]  # still above nine tenths; then below
+    assert "shed" not in world.done[9:]
     assert (figures.level, figures.releases, figures.shed_bytes) == ("normal", 1, 2 * 7)
 
 
@@ -225,8 +227,9 @@ def test_the_owners_are_those_that_are_told_and_counted() -> None:
     owners.settle()
     registry = RegistryStatistics(sessions=2, active_runs=3, queued_runs=1, retained_runs=4, log_bytes=1234)
     store: Any = SimpleNamespace(unsaved=99, rows=SimpleNamespace(bytes=77))
-    counted = owners.counted(registry, store, 5)
-    assert (counted["logs"], counted["unsaved"], counted["rows"]) == (1234, 99, 77)
+    models = ModelsStatistics(models=1, calls=0, piece_bytes=55)
+    counted = owners.counted(registry, store, models, 5)
+    assert (counted["logs"], counted["unsaved"], counted["rows"], counted["requests"]) == (1234, 99, 77, 55)
     assert counted["runs"] == 3 * RUN_BYTES and counted["sessions"] == 2 * SESSION_BYTES
     assert counted["ended_runs"] == 5 * RETAINED_BYTES and counted["connections"] == 5 * CONNECTION_BYTES
     assert 0 < counted["program"] < resident().total
@@ -237,7 +240,8 @@ async def test_all_owners_of_an_idle_process_explain_it() -> None:
     owners.settle()
     registry = RegistryStatistics(sessions=0, active_runs=0, queued_runs=0, retained_runs=0, log_bytes=0)
     store: Any = SimpleNamespace(unsaved=0, rows=SimpleNamespace(bytes=0))
-    owned = await owners.owned(registry, store, 0)
+    models = ModelsStatistics(models=1, calls=0, piece_bytes=0)
+    owned = await owners.owned(registry, store, models, 0)
     del owned["http"]  # other tests have imported it: here it is a part of the program
     assert sum(owned.values()) == pytest.approx(resident().total, rel=0.05)
 

@@ -127,7 +127,7 @@ def test_what_a_service_cannot_be_told_is_left_out() -> None:
 def test_the_piece_of_a_message_depends_on_nothing_else() -> None:
     one, two = user(text("a")), assistant(text("b"))
     request = ModelRequest(model="m", instructions=None, messages=(one, two), tools=())
-    assert list(encode_request(request))[1:-2] == [encode_message(one), b"," + encode_message(two)]
+    assert list(encode_request(request))[1:-2] == [encode_message(one), b",", encode_message(two)]
 
 
 def test_images_that_calls_gave_follow_all_results() -> None:
