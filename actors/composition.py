@@ -149,7 +149,7 @@ async def open_composition(
                     limits=config.limits,
                     judge=judge,
                     headless=config.permissions.headless,
-                    budget=LogBudget(config.limits.all_logs_bytes),
+                    budget=LogBudget(config.limits.all_logs_bytes, config.limits.ended_logs_bytes),
                     tally=tally,
                 )
                 defaults = Defaults(model=config.default_model, toolsets=tuple(toolsets), cwd=os.getcwd())

@@ -173,7 +173,7 @@ class Models:
         with _redacted(key):
             async with contextlib.AsyncExitStack() as stack:
                 with deadlines.scope() as scope:
-                    answer = await stack.enter_async_context(self._http.post(url, headers, call.body))
+                    answer = await stack.enter_async_context(self._http.post(url, headers, call.body, request.media))
                 if scope.cancelled_caught:
                     raise deadlines.missed()
                 if answer.status != 200:

@@ -38,20 +38,23 @@ QUIET_PAUSE: Final = 2.0
 
 @attrs.frozen(slots=True)
 class Sample:
-    """`resident` bytes of the process; `held` counts what it works with: runs, sessions, connections."""
+    """`resident` bytes of the process; `held` counts what it works with: runs and connections; `kept` what it keeps
+    for a while behind that: ended runs, idle sessions."""
 
     resident: int
     held: int
+    kept: int = 0
 
 
 @attrs.frozen(slots=True)
 class State:
     """What is known of the samples before: since memory was last given back `floor` is the least that was resident
-    (None: no sample yet), and `peak` the most that was held."""
+    (None: no sample yet), `peak` the most that was held, and `kept` likewise."""
 
     level: Level = "normal"
     floor: int | None = None
     peak: int = 0
+    kept: int = 0
     released_at: float = -math.inf
 
 
@@ -70,14 +73,16 @@ def decide(state: State, sample: Sample, now: float, *, soft: int, hard: int) ->
     floor = sample.resident if state.floor is None else min(state.floor, sample.resident)
     peak = max(state.peak, sample.held)
     since = now - state.released_at
+    kept = max(state.kept, sample.kept)
     over = 2 * sample.held <= peak and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
+    over = over or (2 * sample.kept <= kept and kept - sample.kept >= MANY)
     release = over and since >= QUIET_PAUSE
     if level != "normal":
         release = release or since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
     if release:
-        state = State(level, floor=None, peak=sample.held, released_at=now)
+        state = State(level, floor=None, peak=sample.held, kept=sample.kept, released_at=now)
     else:
-        state = State(level, floor, peak, state.released_at)
+        state = State(level, floor, peak, kept, state.released_at)
     return Decision(state, shed=level != "normal", release=release)
 
 

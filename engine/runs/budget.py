@@ -3,6 +3,9 @@
 Each log tells its growth as it happens, so the sum is always right and costs an addition. When it is over the
 bound, logs of ended runs go first, the oldest end first and whole; then the largest of the active ones loses its
 older half, until the sum fits. Readers that miss what went are told of a gap.
+
+Logs of ended runs have a bound of their own, below that: nobody may ever come for them, and a burst of work has to be
+forgotten soon after it.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ class Log(Protocol):
 class LogBudget:
     """See the module. Logs are told apart by identity."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, ended_bytes: int | None = None) -> None:
         assert max_bytes >= 1
         self._max_bytes = max_bytes
+        self._ended_bytes = max_bytes if ended_bytes is None else ended_bytes
         self._active: dict[int, Log] = {}
         self._ended: dict[int, Log] = {}  # oldest end first
         self._relieving = False
@@ -39,6 +43,11 @@ class LogBudget:
         """Its run has ended: from now on it goes before the active ones."""
         if self._active.pop(id(log), None) is not None:
             self._ended[id(log)] = log
+            over = sum(log.size for log in self._ended.values()) - self._ended_bytes
+            for oldest in self._ended.values():
+                if over <= 0:
+                    return
+                over -= oldest.trim(0)
 
     def close(self, log: Log) -> None:
         """The log has left memory."""

@@ -24,6 +24,26 @@ def run(samples: Iterable[tuple[float, int, int]], state: State | None = None) -
     return decisions
 
 
+def released(samples: Iterable[tuple[float, int, int, int]]) -> list[bool]:
+    """Whether memory is given back, for samples of (time, resident, held, kept)."""
+    state, found = State(), []
+    for now, resident, held, kept in samples:
+        decision = decide(state, Sample(resident, held, kept), now, soft=SOFT, hard=HARD)
+        state = decision.state
+        found.append(decision.release)
+    return found
+
+
+def test_what_is_kept_behind_the_work_does_not_hold_up_what_the_work_left() -> None:
+    low, high = 40 * MIB, 40 * MIB + GROWTH
+    # Four runs end; their logs and sessions stay for minutes.
+    ends = [(0, low, 5, 0), (9, high, 5, 4), (10, high, 1, 200), (20, high, 1, 200)]
+    assert released(ends) == [False, False, True, False]
+    # When those leave, what they held is given back too; some of them are not worth it.
+    assert released([(0, low, 1, 200), (9, low, 1, 101), (10, low, 1, 100)]) == [False, False, True]
+    assert released([(0, low, 1, MANY - 1), (9, low, 1, 0)]) == [False, False]
+
+
 def level(before: Level, resident: int) -> Level:
     (decision,) = run([(0, resident, 1)], State(level=before))
     return decision.state.level

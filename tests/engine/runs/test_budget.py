@@ -32,6 +32,28 @@ def test_ended_logs_go_before_active_ones_oldest_end_first() -> None:
     assert budget.size == active.size + first.size + second.size <= 10_000
 
 
+def test_logs_of_ended_runs_have_a_bound_of_their_own_the_oldest_end_goes_first() -> None:
+    budget = LogBudget(100_000, 6_400)  # two logs and the newest events of others
+    active = make(budget)
+    fill(active, 50_000)
+    logs = [make(budget) for _ in range(4)]
+    for log in logs:
+        fill(log, 2_900)
+    full = logs[0].size
+    assert 2_900 <= full <= 3_000
+    budget.end(logs[2])
+    budget.end(logs[0])
+    assert [log.size for log in logs] == [full] * 4, "two fit"
+    budget.end(logs[1])
+    assert logs[2].size < 300 and logs[0].size == full
+    budget.end(logs[3])
+    assert [log.size == full for log in logs] == [False, True, False, True]
+    assert active.size >= 50_000
+    assert budget.size == active.size + sum(log.size for log in logs)
+    budget.end(active)
+    assert active.size < 300 and logs[3].size < 300, "one that is larger than the bound keeps its newest events only"
+
+
 def test_without_ended_logs_the_largest_active_one_loses_its_older_half() -> None:
     budget = LogBudget(10_000)
     small, large = make(budget), make(budget)
