@@ -219,31 +219,38 @@ async def test_a_flood_costs_a_bounded_number_of_tasks_and_messages_a_second(tmp
     async with together(tmp_path, limits=limits) as world:
         await works(world)
         tasks = trio.lowlevel.current_statistics().tasks_living
-        began = trio.current_time()
+        link = world.toolset._link
+        assert link is not None
+        pace, began = link._inbox._pace, trio.current_time()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 # Large writes, so that the pipe is always full.
                 nursery.start_soon(functools.partial(world.do, write=[line] * 1000, times=1_000_000))
+                await until(lambda: pace.taken >= rate)
                 for _ in range(10):
                     await world.fine()
                     assert trio.lowlevel.current_statistics().tasks_living < tasks + ASKED_MOST + 20
                 scope.cancel()
-        link = world.toolset._link
-        assert link is not None
-        taken, elapsed = link._inbox._pace.taken, trio.current_time() - began
-        assert taken <= rate * (elapsed + 2) + AT_ONCE, "what is more waits in the pipe"
+        elapsed = trio.current_time() - began
+        assert pace.taken <= rate * (elapsed + 2) + AT_ONCE, "what is more waits in the pipe"
         await world.bad.restart()
         await works(world)
 
 
 async def test_more_requests_than_it_takes_answers_are_dropped(tmp_path: Path) -> None:
-    """They have ids of their own, and it reads nothing while it writes them."""
-    async with together(tmp_path) as world:
-        lines = [json.dumps({"jsonrpc": "2.0", "id": f"p{number}", "method": "ping"}) for number in range(3000)]
-        tasks = trio.lowlevel.current_statistics().tasks_living
+    """They have ids of their own, and it never reads what it is answered: its pipe is full after some."""
+    limits = attrs.evolve(LIMITS, mcp_messages=1_000_000)
+    async with together(tmp_path, limits=limits) as world:
+        await works(world)
+        lines = [json.dumps({"jsonrpc": "2.0", "id": f"p{number}", "method": "ping"}) for number in range(5000)]
+        link = world.toolset._link
+        assert link is not None
+        pace, before = link._inbox._pace, trio.lowlevel.current_statistics().tasks_living
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(functools.partial(world.do, write=lines))
-            for _ in range(10):
-                await world.fine()
-                assert trio.lowlevel.current_statistics().tasks_living < tasks + ASKED_MOST + 20
+            nursery.start_soon(functools.partial(world.do, write=lines, sleep=True))
+            await until(lambda: pace.taken >= 5000)
+            await world.fine()
+            assert ASKED_MOST <= trio.lowlevel.current_statistics().tasks_living - before < ASKED_MOST + 20
+            nursery.cancel_scope.cancel()
+        await world.bad.restart()
         await works(world)
