@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from actors.cli.output import line, neutral, note
+from actors.cli.previews import Previews
 from actors.client import Push, Watch
 
 _TITLE_COLUMNS: Final = 100
@@ -59,6 +60,7 @@ class Answer:
         self._kinds: dict[str, str] = {}  # of parts that are being written
         self._printed: dict[str, int] = {}  # bytes of the text of this turn's parts
         self._at_line_start = True
+        self._previews = Previews()
 
     async def follow(self, watch: Watch) -> None:
         """Until the run has ended."""
@@ -81,6 +83,7 @@ class Answer:
         match event["type"]:
             case "turn.started":
                 self._printed.clear()
+                self._previews.forget()
             case "part.started":
                 self._kinds[event["part_id"]] = event["kind"]
             case "part.delta":
@@ -91,6 +94,9 @@ class Answer:
                     await self._end_line()
             case "tool.updated":
                 await self._tell_tool(event)
+            case "tool.output":
+                await self._end_line()
+                self._previews.take(event["call_id"], event["text"])
             case "retry.scheduled":
                 note(f"[{event['reason']}: trying again in {event['delay_ms'] / 1000:.0f} s]")
             case "compaction.started":
@@ -126,6 +132,8 @@ class Answer:
             await self._writer.write("\n")
 
     async def _tell_tool(self, event: dict[str, Any]) -> None:
+        if event["state"] in ("completed", "error"):
+            self._previews.end(event["call_id"])
         if event["state"] == "running":
             await self._end_line()
             what = event.get("title") or json.dumps(event.get("input", {}), ensure_ascii=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors.cli.answer import Answer, JsonLines, Writer
+from actors.cli.previews import COLUMNS, LINES_MOST
 from actors.client import Push
 
 
@@ -50,6 +51,21 @@ def delta(part_id: str, text: str) -> dict[str, Any]:
 
 def finished(part_id: str, kind: str = "text") -> dict[str, Any]:
     return {"type": "part.finished", "part_id": part_id, "kind": kind, "bytes": 0}
+
+
+def output(call_id: str, text: str) -> dict[str, Any]:
+    return {"type": "tool.output", "call_id": call_id, "text": text}
+
+
+def updated(call_id: str, state: str) -> dict[str, Any]:
+    return {
+        "type": "tool.updated",
+        "part_id": "p",
+        "call_id": call_id,
+        "tool": "shell.run",
+        "state": state,
+        "input": {},
+    }
 
 
 def snapshot(part_id: str, text: str, offset: int = 0) -> Push:
@@ -131,3 +147,41 @@ async def test_json_lines_are_events_with_their_run() -> None:
 async def test_the_writer_writes_what_a_pipe_takes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     await Writer().write("grün\x1b[0m\n" * 3)
     assert capfdbinary.readouterr().out == "grün\x1b[0m\n".encode() * 3
+
+
+# ------------------------------------------------------------------ what tools write meanwhile
+async def told(capsys: pytest.CaptureFixture[str], *bodies: dict[str, Any]) -> list[str]:
+    paper = Paper()
+    await Answer(paper).follow(Pushes(events(*bodies)))  # type: ignore[arg-type]
+    assert paper.text == "", "standard output is for the answer"
+    return capsys.readouterr().err.splitlines()
+
+
+async def test_what_a_tool_writes_is_shown_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await told(
+        capsys,
+        updated("a", "running"),
+        output("a", "one\ntw"), output("b", "other\n"), output("a", "o\n\n  \nthree"),
+        updated("a", "completed"),
+        output("b", "its rest"),
+        updated("b", "completed"),
+    ) == ["[shell.run {}]", "  one", "  other", "  two", "  three", "  its rest"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "more"), [(LINES_MOST, []), (LINES_MOST + 1, ["  … 1 more lines"])])
+async def test_of_a_call_some_lines_are_shown_and_the_rest_is_counted(
+    capsys: pytest.CaptureFixture[str], lines: int, more: list[str]
+) -> None:
+    text = "".join(f"{number}\n" for number in range(lines))
+    shown = [f"  {number}" for number in range(LINES_MOST)]
+    assert await told(capsys, output("a", text), updated("a", "error")) == [*shown, *more, "[shell.run failed: ]"]
+
+
+async def test_a_terminal_is_told_nothing_that_it_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    found = await told(capsys, output("a", "\x1b[2Jgone\x07\n10%\r90%\r\nlong" + "g" * 5000), updated("a", "completed"))
+    assert found[:3] == ["  ␛[2Jgone␇", "  10%", "  90%"]
+    assert len(found) == 4 and found[3].endswith("…") and len(found[3]) == COLUMNS + 2
+
+
+async def test_a_turn_forgets_what_had_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await told(capsys, output("a", "half"), {"type": "turn.started", "turn": 2}, updated("a", "completed")) == []
