@@ -100,6 +100,13 @@ def _sessions(connection: Connection, live: bool) -> Iterator[Finding]:
         (_ERRORS,),
     ).fetchall():
         yield Finding("problem", run_id, "its status and its place in a queue do not agree")
+    for (session_id,) in connection.execute(
+        "SELECT id FROM sessions WHERE changed > 0 AND compacted IS NOT NULL AND NOT EXISTS (SELECT 1 FROM messages"
+        " JOIN parts ON parts.message = messages.key AND parts.kind = 'compaction'"
+        " WHERE messages.key = sessions.compacted AND messages.session = sessions.key) LIMIT ?",
+        (_ERRORS,),
+    ).fetchall():
+        yield Finding("problem", session_id, "the message with its newest summary is not there")
 
 
 def _growing(connection: Connection, live: bool) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -159,6 +160,36 @@ async def test_space_of_a_deleted_session_goes_back_in_the_background(tmp_path: 
                 await trio.lowlevel.checkpoint()
             assert ref.store_statistics().writes > slices + 2  # in slices, other writes between them
         assert os.stat(tmp_path / "greenroom.db").st_size < 400_000
+
+
+async def test_the_files_shrink_while_the_store_is_open(tmp_path: Path) -> None:
+    def size() -> int:
+        return sum(os.stat(path).st_size for path in tmp_path.glob("greenroom.db*") if path.suffix != ".db-shm")
+
+    with trio.fail_after(LIMIT):
+        async with opened(tmp_path) as ref:
+            await ref.create_session(SESSION, NewSession(), NOW)
+            await ref.start_run(
+                RUN, attrs.evolve(MESSAGE, parts=(TextPart(id="prt_u", text="x" * 4_000_000),)), START, NOW
+            )
+            assert size() > 4_000_000
+            await ref.delete_session("ses_1")
+            while size() > 400_000:
+                await ref.list_sessions(1)
+
+
+async def test_space_that_a_crash_left_free_is_given_back_at_the_next_start(tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT):
+        async with opened(tmp_path) as ref:
+            await ref.create_session(SESSION, NewSession(), NOW)
+        path = tmp_path / "greenroom.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE large AS SELECT zeroblob(4000000) AS x")
+            connection.execute("DROP TABLE large")
+        assert path.stat().st_size > 4_000_000
+        async with opened(tmp_path) as ref:
+            while path.stat().st_size > 400_000:
+                await ref.list_sessions(1)
 
 
 async def test_when_everything_is_cancelled_runs_that_settle_find_the_store_open(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ DAMAGE = [
     ("UPDATE sessions SET message_count = 7", "ses_1", "says that it has 7 messages, and has 2"),
     ("UPDATE blobs SET uses = 5", f"blob {DIGEST}", "counts 5 uses, and has 1"),
     ("DELETE FROM chunks WHERE offset = 3000", "prt_t", "a hole: 3000 bytes, then a piece at 6000"),
+    ("UPDATE sessions SET compacted = 1", "ses_1", "newest summary is not there"),
     ("UPDATE runs SET status = 'queued'", "run_1", "its place in a queue"),
     ("DELETE FROM attachments", "ses_1 msg_a1", "do not agree"),
     ("UPDATE messages SET body = '{' WHERE id = 'msg_a1'", "ses_1 msg_a1", "cannot be read"),
