@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import trio
 
+from actors.cli.forms import fill, form_of
 from actors.cli.lines import Lines
 from actors.cli.output import line, note
 from actors.client import Client, ConnectionLost, NoDaemon, Push, RemoteError
@@ -77,34 +78,53 @@ class Approvals:
             self._news = trio.Event()
             while self._waiting:
                 run_id, request = self._waiting.popleft()
-                decision = await self._decide(request)
-                if decision is not None:
-                    await self._reply(run_id, request["call_id"], decision)
+                answer = await (self._fill(request) if "parent_call_id" in request else self._decide(request))
+                if answer is not None:
+                    await self._reply(run_id, request["call_id"], answer)
 
-    async def _decide(self, request: dict[str, Any]) -> str | None:
+    async def _fill(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a tool's question; None if it was answered elsewhere."""
+        asked = request["input"]
+        note(f"[{line(request['tool'], _CALL_COLUMNS)} asks: {line(asked['message'], _CALL_COLUMNS)}]")
+        if self._how != "ask" or self._lines is None:
+            note("[declined: nobody is there to answer]")
+            return {"decision": "deny"}
+        form = form_of(asked["schema"])
+        with trio.CancelScope() as scope:
+            self._asked = (request["call_id"], scope)
+            while True:
+                note("answer? [y]es, [N]o, [c]ancel the run:")
+                given = _DECISIONS.get(((await self._lines.read()) or "").strip().lower())
+                if given in ("deny", "cancel"):
+                    return {"decision": given}
+                if given is not None:
+                    content = await fill(self._lines, form, asked["schema"])
+                    return {"decision": "deny"} if content is None else {"decision": "allow", "content": content}
+        self._asked = None
+        note("[another client has answered, or the call has ended]")
+        return None
+
+    async def _decide(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """None if it was decided elsewhere."""
         what = line(f"{request['tool']} {json.dumps(request['input'], ensure_ascii=False)}", _CALL_COLUMNS)
         note(f"[asks for {what}: {request.get('question', 'it is not allowed by a rule')}]")
         if self._how != "ask" or self._lines is None:
             note(f"[{self._how}, by --approve]")
-            return "allow" if self._how == "allow" else "deny"
+            return {"decision": "allow"} if self._how == "allow" else {"decision": "deny", "reason": _REFUSED}
         with trio.CancelScope() as scope:
             self._asked = (request["call_id"], scope)
             while True:
                 note("allow? [y]es, [a]lways in this session, [N]o, [c]ancel the run:")
                 given = await self._lines.read()
                 if given is None or given.strip().lower() in _DECISIONS:
-                    return _DECISIONS["" if given is None else given.strip().lower()]
+                    return {"decision": _DECISIONS["" if given is None else given.strip().lower()]}
         self._asked = None
         note("[another client has answered]")
         return None
 
-    async def _reply(self, run_id: str, call_id: str, decision: str) -> None:
-        params = {"run_id": run_id, "call_id": call_id, "decision": decision}
-        if decision == "deny" and self._how != "ask":
-            params["reason"] = _REFUSED
+    async def _reply(self, run_id: str, call_id: str, answer: dict[str, Any]) -> None:
         try:
-            await self._client.request("approval.reply", params)
+            await self._client.request("approval.reply", {"run_id": run_id, "call_id": call_id, **answer})
         except RemoteError as exc:
             note(f"[{exc.message}]")
         except (ConnectionLost, NoDaemon):
