@@ -85,7 +85,7 @@ async def bench(findings: Findings, daemon: Daemon, size: int, wait: float) -> N
     async with daemon.connect() as client:
         await burst.answer(client, 1000)
         await burst.output(client, 1000)
-    await trio.sleep(5)  # what the small runs left has gone
+    await trio.sleep(3)  # what the small runs left has gone
     baseline = daemon.resident()
     findings.note("baseline_mb", mb(baseline), "MB", "at rest, after a small run of each kind")
     burst.sent = 0
@@ -123,14 +123,14 @@ def main() -> int:
     parser.add_argument(
         "--size", type=int, default=1000, metavar="MB", help="of the answers, and of the outputs (1000)"
     )
-    parser.add_argument("--quick", action="store_true", help="48 MB of each, and 10 seconds: for every commit")
+    parser.add_argument("--quick", action="store_true", help="48 MB of each, and 6 seconds: for every commit")
     parser.add_argument("--json", action="store_true", help="figures as JSON only, on one line at the end")
     arguments = parser.parse_args()
     findings = Findings("return", arguments.quick)
 
     async def measure(daemon: Daemon) -> None:
         with trio.fail_after(PATIENCE):
-            size, wait = (48, 10.0) if arguments.quick else (max(arguments.size, 1), WAIT)
+            size, wait = (48, 6.0) if arguments.quick else (max(arguments.size, 1), WAIT)
             await bench(findings, daemon, size * MB, wait)
 
     with findings.told(), tempfile.TemporaryDirectory() as folder, model_server() as service:

@@ -9,6 +9,7 @@ import trio
 from actors.cli.arguments import Arguments
 from actors.cli.listing import ask, listed
 from actors.cli.output import say, say_json, table, when
+from actors.cli.spent import spent
 from actors.client import Client
 
 
@@ -27,7 +28,7 @@ def _list(arguments: Arguments) -> None:
 
 
 def _show(arguments: Arguments) -> None:
-    run = ask(arguments, Client.request, "run.get", {"run_id": arguments.id})["run"]
+    run, currency = ask(arguments, _read, arguments.id)
     if arguments.json:
         say_json(run)
         return
@@ -35,10 +36,14 @@ def _show(arguments: Arguments) -> None:
         if name.endswith("_at"):
             value = when(value)
         elif name == "usage":
-            value = ", ".join(f"{key} {count}" for key, count in value.items() if count)
+            value = spent(value, currency)
         elif name == "error":
             value = f"{value['message']} [{value['code']}]"
         say(f"{name:12} {value}".rstrip())
+
+
+async def _read(client: Client, run_id: str) -> tuple[dict[str, Any], str]:
+    return (await client.request("run.get", {"run_id": run_id}))["run"], client.hello.get("currency", "")
 
 
 def _stop(arguments: Arguments) -> None:

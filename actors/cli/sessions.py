@@ -1,4 +1,4 @@
-"""`greenroom sessions`: list, show, rename, delete; export and import are in actors/cli/portable.py."""
+"""`greenroom sessions`: list, show, fork, rename, delete; export and import are in actors/cli/portable.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Final
 from actors.cli.arguments import Arguments
 from actors.cli.listing import ask, listed
 from actors.cli.output import columns, line, note, say, say_json, table, when
+from actors.cli.spent import money, spent
 from actors.client import Client
 
 _TITLE_COLUMNS: Final = 60
 _RESULT_COLUMNS: Final = 200
+_MARKS: Final = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 
 
 def main(arguments: Arguments) -> None:
@@ -20,7 +22,8 @@ def main(arguments: Arguments) -> None:
 
         {"export": export, "import": take_in}[arguments.action](arguments)
     else:
-        {"list": _list, "show": _show, "rename": _rename, "delete": _delete}[arguments.action](arguments)
+        actions = {"list": _list, "show": _show, "fork": _fork, "rename": _rename, "delete": _delete}
+        actions[arguments.action](arguments)
 
 
 def _list(arguments: Arguments) -> None:
@@ -46,17 +49,22 @@ def tell_sessions(sessions: list[dict[str, Any]]) -> None:
 
 
 def _show(arguments: Arguments) -> None:
-    session, messages = ask(arguments, _read, arguments.id, arguments.limit)
+    session, messages, currency = ask(arguments, _read, arguments.id, arguments.limit)
     if arguments.json:
         say_json({"session": session, "messages": messages})
         return
     say(f"{session['id']}  {session['title']}".rstrip())
     say(f"model {session['model']}, in {session['cwd']}, {session['message_count']} messages")
+    say(f"used {spent(session['usage'], currency)}")
+    if "parent_id" in session:
+        say(f"a fork of {session['parent_id']}")
+    for todo in session["todos"]:
+        say(f"{_MARKS.get(todo['status'], '[?]')} {line(todo['text'], columns() - len('[x] '))}")
     for message in messages:
         _tell(message)
 
 
-async def _read(client: Client, session_id: str, limit: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+async def _read(client: Client, session_id: str, limit: int) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     session = (await client.request("session.get", {"session_id": session_id}))["session"]
     # Newest page first, each in chronological order.
     messages: list[dict[str, Any]] = []
@@ -67,13 +75,14 @@ async def _read(client: Client, session_id: str, limit: int) -> tuple[dict[str, 
         if "next_cursor" not in page:
             break
         params["cursor"] = page["next_cursor"]
-    return session, messages
+    return session, messages, client.hello.get("currency", "")
 
 
 def _tell(message: dict[str, Any]) -> None:
     info = message["info"]
+    cost = f", {money(info['usage']['cost'])}" if "cost" in info.get("usage", {}) else ""
     end = "" if info.get("finish", "stop") in ("stop", "tool_calls") else f" ({info['finish']})"
-    say(f"\n── {info['role']}, {when(info['created_at'])}{end}")
+    say(f"\n── {info['role']}, {when(info['created_at'])}{cost}{end}")
     for part in message["parts"]:
         match part["kind"]:
             case "text":
@@ -88,6 +97,18 @@ def _tell(message: dict[str, Any]) -> None:
                 say(f"[what the model is told of all before]\n{part['summary'].rstrip()}")
             case "file":
                 say(f"[file {part.get('name', '')} {part['mime']}, {part['size']} bytes]")
+
+
+def _fork(arguments: Arguments) -> None:
+    params = {"session_id": arguments.id}
+    if arguments.at is not None:
+        params["message_id"] = arguments.at
+    session = ask(arguments, Client.request, "session.fork", params)["session"]
+    if arguments.json:
+        say_json(session)
+    else:
+        say(session["id"])
+        note(f"a copy of {session['message_count']} messages")
 
 
 def _rename(arguments: Arguments) -> None:

@@ -147,6 +147,7 @@ def initialize(services: Services, params: methods.Initialize) -> Json:
         "models": [{"name": name, "provider": model.provider} for name, model in config.models.items()],
         "default_model": config.default_model,
         "toolsets": list(services.toolsets.names),
+        "currency": config.currency,
     }
 
 

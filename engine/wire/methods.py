@@ -262,7 +262,9 @@ class Method:
 
 METHODS: Final = MappingProxyType[str, Method](
     {
-        "initialize": Method(Initialize, ("protocol", "server", "limits", "models", "default_model", "toolsets")),
+        "initialize": Method(
+            Initialize, ("protocol", "server", "limits", "models", "default_model", "toolsets", "currency")
+        ),
         "ping": Method(NoParams, ()),
         "session.create": Method(SessionCreate, ("session",)),
         "session.list": Method(SessionList, ("sessions", "next_cursor?")),
