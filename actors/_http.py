@@ -8,7 +8,9 @@ the others (actors/_arrivals.py).
 
 from __future__ import annotations
 
+import binascii
 import contextlib
+import itertools
 import math
 import os
 import ssl
@@ -21,8 +23,10 @@ import trio
 from actors._arrivals import Arrival, Arrivals
 from engine.errors import PeerError
 from engine.limits import KIB, Limits
+from engine.providers.base import ReadMedia
 from engine.providers.chunks import ChunkedBody
 from engine.providers.faults import printable
+from engine.transcript.media import BLOCK_BYTES, Shown, split
 
 if TYPE_CHECKING:
     import httpx2
@@ -93,16 +97,19 @@ class HttpClient:
         await self.arrivals.run()
 
     @contextlib.asynccontextmanager
-    async def post(self, url: str, headers: dict[str, str], body: Iterable[bytes]) -> AsyncIterator[HttpAnswer]:
-        """POST `body`, whose pieces are let go as they are sent. Leaving the block closes the connection at once,
-        unless the response was read to its end. Raises PeerError; redirects are answers like others."""
+    async def post(
+        self, url: str, headers: dict[str, str], body: Iterable[bytes], media: ReadMedia | None = None
+    ) -> AsyncIterator[HttpAnswer]:
+        """POST `body`, whose pieces are let go as they are sent; the media that it shows are read by `media` meanwhile.
+        Leaving the block closes the connection at once, unless the response was read to its end. Raises PeerError;
+        redirects are answers like others."""
         client = await self._opened()
-        pieces = deque(body)
+        pieces = deque(itertools.chain.from_iterable(map(split, body)))
         size = sum(map(len, pieces))
         # The body is never compressed: it is read as it arrives, and a bound on it means its bytes.
         own = {"content-length": str(size), "content-type": "application/json", "accept-encoding": "identity"}
         with _translated():
-            request = client.build_request("POST", url, headers={**headers, **own}, content=_blocks(pieces))
+            request = client.build_request("POST", url, headers={**headers, **own}, content=_blocks(pieces, media))
         self.arrivals.pace.streams += 1
         try:
             with _translated():
@@ -157,14 +164,25 @@ class HttpClient:
         return client
 
 
-async def _blocks(pieces: deque[bytes]) -> AsyncIterator[bytes]:
+async def _blocks(pieces: deque[bytes | Shown], media: ReadMedia | None) -> AsyncIterator[bytes]:
     while pieces:
-        block = [pieces.popleft()]
-        size = len(block[0])
-        while pieces and size + len(pieces[0]) <= _BLOCK:
-            size += len(pieces[0])
-            block.append(pieces.popleft())
-        yield b"".join(block)
+        block: list[bytes] = []
+        size = 0
+        while pieces and isinstance(piece := pieces[0], bytes) and (not block or size + len(piece) <= _BLOCK):
+            size += len(piece)
+            block.append(piece)
+            pieces.popleft()
+        if block:
+            yield b"".join(block)
+        if pieces and isinstance(shown := pieces[0], Shown):
+            pieces.popleft()
+            assert media is not None, "a request that shows media says how to read them"
+            for offset in range(0, shown.size, BLOCK_BYTES):
+                most = min(BLOCK_BYTES, shown.size - offset)
+                data = await media(shown.digest, offset, most)
+                if len(data) < most:
+                    raise PeerError("disk_full", "a file of the conversation is not what it was")
+                yield binascii.b2a_base64(data, newline=False)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,9 @@ class BlobKeeper:
     async def take(self, file: SpoolFile) -> None:
         await self._run(functools.partial(self.blobs.take, file))
 
+    async def read(self, digest: str, offset: int, size: int) -> bytes:
+        return await self._run(functools.partial(self.blobs.read, digest, offset, size))
+
     async def add(self, digest: str, data: bytes) -> None:
         await self._run(functools.partial(self.blobs.add, digest, data))
 

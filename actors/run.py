@@ -287,7 +287,11 @@ class Run(Actor):
             await self._compactor.in_time(window)
             compacted = True
         return turn, ModelRequest(
-            model=run.model, instructions=self._session.instructions, messages=window.messages, tools=specs
+            model=run.model,
+            instructions=self._session.instructions,
+            messages=window.messages,
+            tools=specs,
+            media=self._services.store.read_media,
         )
 
     # ------------------------------------------------------------ messages to the run at work

@@ -186,6 +186,10 @@ class StoreRef(Ref):
 
         return await self._read(work)
 
+    async def read_media(self, digest: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes of a blob of a window. Raises PeerError disk_full."""
+        return await self._store.blobs.read(digest, offset, size)
+
     async def read_output(self, handle: str, offset: int, limit: int) -> OutputPiece:
         """A piece of a long string; see engine.storage.outputs.read. Raises unknown_output."""
         blobs = self._store.blobs.blobs

@@ -8,7 +8,7 @@ never holds more than `limits.provider_event_bytes` of undecoded input.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import attrs
@@ -72,15 +72,20 @@ ModelEvent = (
 )
 
 
+# Bytes of a blob: its hash, from where on, how many at most; fewer at its end. Raises PeerError.
+ReadMedia = Callable[[str, int, int], Awaitable[bytes]]
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class ModelRequest:
     """One model call: all that an encoder needs. `messages` is the window, oldest first, valid for a provider
-    (every tool call has its result)."""
+    (every tool call has its result). `media` reads what stands in it as a marker (engine.transcript.media)."""
 
     model: str  # the name that the endpoint knows
     instructions: str | None
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
+    media: ReadMedia | None = None
 
 
 class Decoder(Protocol):

@@ -80,6 +80,10 @@ class Blobs:
             finally:
                 os.close(descriptor)
 
+    def has(self, digest: str, size: int) -> bool:
+        """Whether the blob is there, with as many bytes."""
+        return self._there(self._path(digest), size)
+
     def remove(self, hashes: Iterable[str]) -> None:
         """Remove the blobs, those that are there. Raises PeerError disk_full."""
         with _translated():

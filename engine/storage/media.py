@@ -1,20 +1,19 @@
-"""Media of a window: blobs as a model is to see them, within a bound. They are nowhere else read as a whole."""
+"""Media of a window: which blobs a model is to see, within a bound. They are read when they are sent
+(engine.transcript.media)."""
 
 from __future__ import annotations
 
-import base64
-
 import attrs
 
-from engine.errors import PeerError
 from engine.storage.blobs import Blobs
+from engine.transcript.media import marker
 from engine.transcript.pruning import unseen
 from engine.transcript.records import FilePart, Message, Part
 
 
 def with_media(messages: tuple[Message, ...], blobs: Blobs, most: int) -> tuple[Message, ...]:
-    """The messages with their images as base64, the newest first until `most` bytes; those beyond, and those that
-    cannot be read, are without."""
+    """The messages with markers for their images, the newest first until `most` bytes; those beyond, and those that
+    are gone, are without."""
     left = most
     shown: list[Message] = []
     for message in reversed(messages):
@@ -24,7 +23,7 @@ def with_media(messages: tuple[Message, ...], blobs: Blobs, most: int) -> tuple[
                 if isinstance(part, FilePart) and _is_image(part):
                     if part.size <= left:
                         left -= part.size
-                        part = _loaded(part, part.hash, blobs) if part.hash else part
+                        part = _marked(part, part.hash, blobs) if part.hash else part
                     else:
                         part = unseen(part)
                 parts.append(part)
@@ -44,9 +43,5 @@ def _is_image(part: Part) -> bool:
     return isinstance(part, FilePart) and part.mime.startswith("image/") and bool(part.hash or part.data_base64)
 
 
-def _loaded(part: FilePart, digest: str, blobs: Blobs) -> FilePart:
-    try:
-        data = blobs.read(digest, 0, part.size)
-    except PeerError:
-        return part
-    return attrs.evolve(part, data_base64=base64.b64encode(data).decode())
+def _marked(part: FilePart, digest: str, blobs: Blobs) -> FilePart:
+    return attrs.evolve(part, data_base64=marker(digest, part.size)) if blobs.has(digest, part.size) else part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import threading
@@ -34,6 +35,8 @@ from engine.runs import events
 from engine.runs.events import Event, Numbered, PartDelta
 from engine.runs.log import Gap
 from engine.storage import applying, approvals, starting, waiting
+from engine.transcript.media import Shown, split
+from engine.transcript.records import FilePart
 from engine.transcript.window import Room
 
 LIMIT = 30.0
@@ -81,6 +84,17 @@ class Call:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+async def seen(request: ModelRequest, part: FilePart) -> bytes:
+    """The file as a service is sent it with the request."""
+    sent = b""
+    for piece in split((part.data_base64 or "").encode()):
+        if isinstance(piece, Shown):
+            assert request.media is not None
+            piece = base64.b64encode(await request.media(piece.digest, 0, piece.size))
+        sent += piece
+    return base64.b64decode(sent)
 
 
 class ScriptedModels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
@@ -32,8 +33,10 @@ from engine.providers.base import (
     UsageReported,
 )
 from engine.redaction import HIDDEN
+from engine.transcript.media import BLOCK_BYTES, marker
 from engine.transcript.records import (
     AssistantMessage,
+    FilePart,
     Message,
     Part,
     ReasoningPart,
@@ -123,6 +126,45 @@ async def test_a_plain_stream_and_what_was_sent(server: ModelServer) -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "hello"},
     ]
+
+
+# ------------------------------------------------------------ images
+DIGEST = "5" * 64
+
+
+def with_image(content: bytes, size: int) -> ModelRequest:
+    """A request that shows `content` as an image of `size` bytes between two texts."""
+    image = FilePart(id="f", mime="image/png", size=size, data_base64=marker(DIGEST, size))
+
+    async def media(digest: str, offset: int, most: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        assert digest == DIGEST and most <= BLOCK_BYTES
+        return content[offset : offset + most]
+
+    asked = request("before")
+    message = Message(asked.messages[0].info, (TextPart(id="p", text="before"), image, TextPart(id="q", text="after")))
+    return attrs.evolve(asked, messages=(message,), media=media)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1])
+async def test_an_image_is_read_while_it_is_sent(server: ModelServer, size: int) -> None:
+    content = os.urandom(size)
+    with trio.fail_after(LIMIT):
+        async with models(server) as ours:
+            assert text_of(await read(ours, with_image(content, size))) == "Hello from the model server."
+        asked = await ended(server)
+    before, image, after = asked["body"]["messages"][-1]["content"]
+    assert (before["text"], after["text"]) == ("before", "after")
+    assert image["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+async def test_an_image_that_is_shorter_than_it_was_ends_the_call(server: ModelServer) -> None:
+    with trio.fail_after(LIMIT):
+        async with models(server) as ours:
+            with pytest.raises(PeerError) as caught:
+                await read(ours, with_image(b"short", BLOCK_BYTES))
+            assert caught.value.code == "disk_full"
+            assert text_of(await read(ours, request("again"))) == "Hello from the model server."
 
 
 async def test_what_is_sent_to_a_messages_service(server: ModelServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from engine.runs.events import PartFinished, PartStarted
 from engine.storage import blobs, spool
 from engine.tools.spec import FileChange, Media, ToolResult
 from engine.transcript.records import FilePart, ToolPart
-from tests.actors.scripted import Stage, Staged, of, shown, staged
+from tests.actors.scripted import Stage, Staged, of, seen, shown, staged
 from tests.actors.test_run import finished
 
 __all__ = ["staged"]
@@ -263,7 +262,7 @@ def changing() -> ToolResult:
 
 
 async def added(stage: Stage, tool: str) -> tuple[Any, list[dict[str, Any]], list[Any]]:
-    """(the call's message as the model gets it, its parts as clients see them, the events)."""
+    """(the request with the call's message, its parts as clients see them, the events)."""
     run, call = await stage.begin()
     call.tools((tool, "{}"))
     following = await stage.models.call()
@@ -271,18 +270,18 @@ async def added(stage: Stage, tool: str) -> tuple[Any, list[dict[str, Any]], lis
     following.end()
     await finished(stage, run)
     messages = await stage.messages(await stage.session_of(run))
-    return following.request.messages[-1], [part for m in messages for part in m["parts"]], shown(run)
+    return following.request, [part for m in messages for part in m["parts"]], shown(run)
 
 
 async def test_an_image_of_exactly_the_bound_is_inline_and_of_one_byte_more_a_blob(
     staged: Staged, tmp_path: Path
 ) -> None:
     async with staged(tools=[pictures]) as stage:
-        message, parts, events = await added(stage, "functions__pictures")
-        small, large = [part for part in message.parts if isinstance(part, FilePart)]
-        assert base64.b64decode(small.data_base64 or "") == b"a" * INLINE and small.handle is None
-        assert base64.b64decode(large.data_base64 or "") == b"b" * (INLINE + 1) and large.handle is not None
-        (call,) = [part for part in message.parts if isinstance(part, ToolPart)]
+        request, parts, events = await added(stage, "functions__pictures")
+        small, large = [part for part in request.messages[-1].parts if isinstance(part, FilePart)]
+        assert await seen(request, small) == b"a" * INLINE and small.handle is None
+        assert await seen(request, large) == b"b" * (INLINE + 1) and large.handle is not None
+        (call,) = [part for part in request.messages[-1].parts if isinstance(part, ToolPart)]
         assert small.call_id == large.call_id == call.call_id
         assert len(files(tmp_path / "data", "blobs")) == 1
         shown_files = [part for part in parts if part["kind"] == "file"]
@@ -304,8 +303,8 @@ async def test_media_that_the_disk_refuses_are_named_without_their_content(
     async with staged(tools=[pictures]) as stage:
         with monkeypatch.context() as patch:
             patch.setattr(blobs.os, "rename", refuse)
-            message, parts, _ = await added(stage, "functions__pictures")
-        small, large = [part for part in message.parts if isinstance(part, FilePart)]
+            request, parts, _ = await added(stage, "functions__pictures")
+        small, large = [part for part in request.messages[-1].parts if isinstance(part, FilePart)]
         assert small.data_base64 is not None
         assert (large.data_base64, large.handle, large.size) == (None, None, INLINE + 1)
         assert [set(part) & {"data_base64", "handle"} for part in parts if part["kind"] == "file"][1] == set()
@@ -314,8 +313,8 @@ async def test_media_that_the_disk_refuses_are_named_without_their_content(
 
 async def test_media_beyond_the_windows_bound_are_not_read(staged: Staged) -> None:
     async with staged(tools=[pictures], window_media_bytes=INLINE) as stage:
-        message, _, _ = await added(stage, "functions__pictures")
-        _, large = [part for part in message.parts if isinstance(part, FilePart)]
+        request, _, _ = await added(stage, "functions__pictures")
+        _, large = [part for part in request.messages[-1].parts if isinstance(part, FilePart)]
         assert large.data_base64 is None and large.handle is not None
 
 

@@ -18,7 +18,7 @@ from engine.commands import InputFile, SessionChanges, StartRun
 from engine.errors import CallerError, EngineError, PeerError
 from engine.runs.events import RunFinished, RunStarted
 from engine.transcript.records import FilePart
-from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, staged, until, until_text
+from tests.actors.scripted import Stage, Staged, kinds, log_of, names, of, seen, staged, until, until_text
 
 __all__ = ["staged"]
 
@@ -112,7 +112,7 @@ async def test_media_of_one_byte_more_are_a_blob_that_the_model_sees(
             call = await stage.models.call()
         part = call.request.messages[-1].parts[1]
         assert isinstance(part, FilePart)
-        assert (part.data_base64, part.size, part.mime) == (given.data_base64, 101, "image/png")
+        assert (await seen(call.request, part), part.size, part.mime) == (data, 101, "image/png")
         call.text("seen")
         call.end()
         while (await session.record()).active_run_id is not None:
