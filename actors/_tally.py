@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from engine.transcript.records import Usage
+from engine.transcript.records import COST_DIGITS, Usage
 
 # Kinds of tokens, as engine.transcript.records.Usage names them.
 TOKENS: Final = ("input", "output", "reasoning", "cache_read", "cache_write")
@@ -62,6 +62,7 @@ class Tally:
     model_failures: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
     model_retries: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
     model_tokens: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, kind of token
+    model_cost: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))  # model
     model_seconds: defaultdict[str, Histogram] = attrs.field(factory=_calls)  # model
     tool_calls: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # toolset, "completed" or "error"
     tool_seconds: defaultdict[str, Histogram] = attrs.field(factory=_calls)  # toolset
@@ -72,3 +73,5 @@ class Tally:
             tokens: int = getattr(usage, f"{kind}_tokens")
             if tokens:
                 self.model_tokens[model, kind] += tokens
+        if usage.cost is not None:
+            self.model_cost[model] = round(self.model_cost[model] + usage.cost, COST_DIGITS)

@@ -80,6 +80,7 @@ METRICS: Final = (
     _counter("model_call_failures", "Calls of models that failed, by code.", "model", "code"),
     _counter("model_call_retries", "Calls of models that were repeated, by the code of what failed.", "model", "code"),
     _counter("model_tokens", "Tokens as the services counted them.", "model", "kind"),
+    _counter("model_cost", "Cost of calls by the configured prices, in the configured currency.", "model"),
     _histogram("model_call_duration", "Calls of models, from the request to the end of the answer.", "model"),
     # --- tools
     _counter("tool_calls", "Calls of tools, by how they ended.", "toolset", "outcome"),
@@ -144,6 +145,7 @@ def tallied(tally: Tally) -> dict[str, Figure]:
         "greenroom_model_call_failures_total": dict(tally.model_failures),
         "greenroom_model_call_retries_total": dict(tally.model_retries),
         "greenroom_model_tokens_total": dict(tally.model_tokens),
+        "greenroom_model_cost_total": {(model,): cost for model, cost in tally.model_cost.items()},
         "greenroom_model_call_duration_seconds": {(model,): each.copy() for model, each in tally.model_seconds.items()},
         "greenroom_tool_calls_total": dict(tally.tool_calls),
         "greenroom_tool_call_duration_seconds": {(name,): each.copy() for name, each in tally.tool_seconds.items()},

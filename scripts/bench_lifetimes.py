@@ -49,6 +49,7 @@ RETURNED = 50  # sessions that are used again
 GONE = 1.0  # seconds
 PATIENCE = 1800.0
 QUIET = 3.0  # seconds in which the daemon comes to rest before its memory is looked at
+QUIET_SHORT = 1.0  # of a quick measure
 SAMPLES = 5
 # No bound of these is ever reached.
 NEVER = 10**9
@@ -59,8 +60,10 @@ NAIVE = Limits(
 
 
 # ------------------------------------------------------------ many lives
-async def many(numbers: range, live: Callable[[int], Awaitable[None]], what: str) -> None:
-    """All of them, AT_ONCE at a time."""
+async def many(
+    numbers: range, live: Callable[[int], Awaitable[None]], what: str, look: Callable[[], int] = resident
+) -> None:
+    """All of them, AT_ONCE at a time. `look` gives the bytes of resident memory that progress is told with."""
     waiting = iter(numbers)
     told = time.monotonic()
 
@@ -70,7 +73,7 @@ async def many(numbers: range, live: Callable[[int], Awaitable[None]], what: str
             await live(number)
             if time.monotonic() - told > 10:
                 told = time.monotonic()
-                say(f"{what}: {number + 1} of {numbers.stop}")
+                say(f"{what}: {number + 1} of {numbers.stop}, {mib(look())} MiB")
 
     async with trio.open_nursery() as nursery:
         for _ in range(AT_ONCE):
@@ -110,9 +113,9 @@ async def prompt(client: Client, session: str) -> None:
     client.forget()
 
 
-async def at_rest(daemon: Daemon, client: Client) -> tuple[int, dict[str, Any]]:
+async def at_rest(daemon: Daemon, client: Client, quiet: float) -> tuple[int, dict[str, Any]]:
     """Bytes of the daemon's resident memory when nothing is at work, and its counts."""
-    await trio.sleep(QUIET)
+    await trio.sleep(quiet)
     samples = []
     for _ in range(SAMPLES):
         samples.append(daemon.resident())
@@ -123,20 +126,21 @@ async def at_rest(daemon: Daemon, client: Client) -> tuple[int, dict[str, Any]]:
 
 async def in_daemon(findings: Findings, first: int, count: int, bounds: dict[str, int]) -> None:
     most = Limits(**bounds).idle_sessions_max
+    quiet = QUIET_SHORT if bounds else QUIET
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon("http://127.0.0.1:1", Path(folder), bounds)
         try:
             lives = Lives(daemon)
             async with lives.clients(), daemon.connect() as client:
-                idle, _ = await at_rest(daemon, client)
+                idle, _ = await at_rest(daemon, client, quiet)
                 findings.note("idle_mib", mib(idle), "MiB", "an idle daemon is resident with")
                 began = time.monotonic()
-                await many(range(first), lives.live, "daemon")
-                before, counts = await at_rest(daemon, client)
+                await many(range(first), lives.live, "daemon", daemon.resident)
+                before, counts = await at_rest(daemon, client, quiet)
                 findings.note("first_mib", mib(before), "MiB", f"after {first} sessions")
-                await many(range(first, count), lives.live, "daemon")
-                after, counts = await at_rest(daemon, client)
-                seconds = time.monotonic() - began - 2 * QUIET
+                await many(range(first, count), lives.live, "daemon", daemon.resident)
+                after, counts = await at_rest(daemon, client, quiet)
+                seconds = time.monotonic() - began - 2 * (quiet + SAMPLES * 0.2)
                 findings.note("life_ms", round(seconds / count * 1000, 2), "ms", f"a life, {AT_ONCE} at a time")
                 findings.note("counts", counts, "", "held at the end")
                 good = after <= GROWTH * before

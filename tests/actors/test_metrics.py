@@ -107,6 +107,7 @@ def test_a_tally_is_shown_whole_under_known_names() -> None:
     tally.model_failures["local", "provider_error"] += 1
     tally.model_retries["local", "provider_error"] += 1
     tally.model_tokens["local", "input"] += 9
+    tally.model_cost["local"] += 0.5
     tally.model_seconds["local"].observe(0.5)
     tally.tool_calls["files", "error"] += 1
     tally.tool_seconds["files"].observe(0.5)

@@ -36,3 +36,11 @@ def test_tokens_are_counted_by_kind_and_only_those_there_are() -> None:
     tally.used("other", Usage())
     assert [tally.model_tokens["m", kind] for kind in TOKENS] == [7, 5, 1, 2, 7]
     assert {model for model, _ in tally.model_tokens} == {"m"}
+
+
+def test_costs_are_added_exactly_where_there_are_prices() -> None:
+    tally = Tally()
+    for _ in range(10):
+        tally.used("m", Usage(cost=0.1))
+    tally.used("free", Usage(input_tokens=1))
+    assert tally.model_cost == {"m": 1.0}
