@@ -50,10 +50,23 @@ def image(name: str, size: int = 1000, call_id: str | None = None) -> FilePart:
     )
 
 
+class History(list[Message]):
+    """Shown by its shape: texts of thousands of characters help nobody."""
+
+    def __repr__(self) -> str:
+        return " ".join(f"{message.info.id[4:]}:{[_size(part) for part in message.parts]}" for message in self)
+
+
+def _size(part: Part) -> int:
+    if isinstance(part, ToolPart):
+        return len(part.output or part.error or "")
+    return len(part.text) if isinstance(part, TextPart) else 0
+
+
 @st.composite
 def histories(draw: st.DrawFn, turns: int = 6) -> list[Message]:
     """Whole turns in order; an answer may have failed and been repeated, a message may have been taken in between."""
-    found: list[Message] = []
+    found = History()
     for number in range(draw(st.integers(1, turns))):
         run = f"run_{number}"
         found.append(user(f"u{number}", draw(SIZES), run))
