@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import orjson
@@ -12,6 +13,7 @@ import trio
 from actors._guard import open_guard
 from actors.api import open_engine
 from engine.config import Config, Permissions, ToolsetConfig
+from engine.errors import CallerError
 from engine.transcript.records import ToolPart
 from tests.actors.processes import children, descriptors, present, until
 from tests.actors.scripted import Stage, Staged, names, staged
@@ -62,6 +64,36 @@ async def test_jobs_go_on_after_their_run_and_end_with_their_session(staged: Sta
         await stage.registry.delete_session(other.id)
         assert present([third]) == []
         assert descriptors() == before
+
+
+async def test_a_session_that_many_delete_while_its_command_runs_leaves_no_process(
+    staged: Staged, tmp_path: Path
+) -> None:
+    async with staged(permissions=ALLOWED, toolsets=SHELL) as stage:
+        session = await stage.engine.create_session(cwd=str(tmp_path))
+        background = await job(stage, session.id, tmp_path)
+        run = await session.start("run it")
+        (await stage.models.call()).tools(("shell__run", orjson.dumps({"command": JOB}).decode()))
+        await until(lambda: (tmp_path / "pids").read_text().count("\n") > 1)
+        command = int((tmp_path / "pids").read_text().splitlines()[-1])
+        assert present([background, command]) == [background, command]
+        codes: list[str] = []
+
+        async def attempt(work: Callable[[], Awaitable[object]]) -> None:
+            try:
+                await work()
+                codes.append("done")
+            except CallerError as exc:
+                codes.append(exc.code)
+
+        async with trio.open_nursery() as nursery:
+            for work in (session.delete, session.delete, session.fork, session.delete):
+                nursery.start_soon(attempt, work)
+        assert run.record.status == "cancelled"
+        assert present([background, command]) == []
+        assert sorted(codes)[-2:] == ["unknown_session"] * 2 and codes.count("done") in (1, 2)
+        left = (await stage.registry.list_sessions(10)).items
+        assert [one.parent_id for one in left] == [session.id] * (codes.count("done") - 1)
 
 
 async def test_a_session_that_leaves_memory_keeps_its_jobs_and_a_deleted_one_none(
