@@ -40,7 +40,8 @@ import trio
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.e2e.wire import DaemonProcess, Wire, WireError, connect  # noqa: E402 - found by the line above
+from engine.storage import checking, database  # noqa: E402 - found by the line above
+from tests.e2e.wire import DaemonProcess, Wire, WireError, connect  # noqa: E402
 from tests.stress.shown import Json, ShownRun, ShownSession, numbers  # noqa: E402
 
 SLOTS = 12  # clients, each with a session of its own
@@ -381,17 +382,16 @@ async def check_slot(folder: Path, slot: Slot, totals: Totals) -> None:
 
 
 def check_files(folder: Path) -> Iterator[str]:
-    """SQLite's own check of a copy of what the kill left (opening the original would repair it before the daemon)."""
+    """The store's check of a copy of what the kill left (opening the original would repair it before the daemon)."""
     with tempfile.TemporaryDirectory(prefix="stress-crash-") as copy:
         for name in ("greenroom.db", "greenroom.db-wal"):
             with contextlib.suppress(FileNotFoundError):
                 (Path(copy) / name).write_bytes((folder / name).read_bytes())
-        with contextlib.closing(sqlite3.connect(Path(copy) / "greenroom.db")) as connection:
-            found = connection.execute("PRAGMA integrity_check").fetchall()
-            if found != [("ok",)]:
-                yield f"the database is damaged: {found[:5]}"
-            if broken := connection.execute("PRAGMA foreign_key_check").fetchall():
-                yield f"rows refer to nothing: {broken[:5]}"
+        (Path(copy) / "blobs").symlink_to(folder / "blobs")
+        with contextlib.closing(database.open_beside(Path(copy) / "greenroom.db")) as connection:
+            for found in checking.check(connection, Path(copy), live=False, progress=lambda *_: None):
+                if found.kind == "problem":
+                    yield f"what is stored is wrong: {found.place}: {found.text}"
 
 
 # ------------------------------------------------------------ cycles
