@@ -4,11 +4,16 @@ A program is never started by the daemon itself. The daemon makes the pipes and 
 so what a child writes never goes through it; the guard starts the child in a session of its own, and reports its end
 when nothing of it is left. The guard is started with the first child, and again for the next one if it dies; then
 its children are killed by what is left of it and have ended with an error. When the daemon dies, all of them die.
+
+A process that is the daemon's alone can take the guard's place as the parent of orphans: then also what has changed its
+session does not survive that the guard and its keepers are killed at the same moment. What does is only what outlives
+all three of them killed at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import count
@@ -18,8 +23,11 @@ import attrs
 import trio
 
 from actors._guard_link import KILL_LIMIT, READ_AFTER_END, Child, Ended, Link, Record, open_link
+from actors._guard_main import PR_SET_CHILD_SUBREAPER, TICK, end_strangers, prctl
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, MIB, Limits
+
+_log = logging.getLogger("greenroom.guard")
 
 # Programs that save something at SIGTERM do it in this time; a container's runtime gives 10.
 STOP_GRACE: Final = 5.0
@@ -139,9 +147,10 @@ class GuardStatistics:
 class Guard:
     """Starts processes; made by `open_guard`."""
 
-    def __init__(self, limits: Limits, nursery: trio.Nursery) -> None:
+    def __init__(self, limits: Limits, nursery: trio.Nursery, adopts: bool) -> None:
         self._limits = limits
         self._nursery = nursery
+        self._adopts = adopts
         self._link: Link | None = None
         self._linking = trio.Lock()
         self._closing = False
@@ -226,11 +235,23 @@ class Guard:
             link = self._link
             if link is None or link.lost:
                 # Not cancelled half-way: the next caller uses it.
-                self._link = link = await open_link(lambda link: self._nursery.start_soon(link.run))
+                self._link = link = await open_link(lambda link: self._nursery.start_soon(link.run), self._end_orphans)
                 self._guards += 1
                 if self._closing:
                     link.finish()
             return link
+
+    async def _end_orphans(self) -> None:
+        """What a guard that has ended could not end is our child now."""
+        if not self._adopts:
+            return
+        with trio.move_on_after(KILL_LIMIT) as limit:
+            async with self._linking:  # a guard that is being started meanwhile would be taken for one of them
+                keep = {self._link.process.pid} if self._link is not None else set()
+                while await trio.to_thread.run_sync(end_strangers, keep):  # noqa: ASYNC110 - nothing tells of it
+                    await trio.sleep(TICK)
+        if limit.cancelled_caught:
+            _log.error("children of a guard that died do not end")
 
     def close(self) -> None:
         self._closing = True
@@ -239,12 +260,17 @@ class Guard:
 
 
 @contextlib.asynccontextmanager
-async def open_guard(limits: Limits = DEFAULT) -> AsyncIterator[Guard]:
+async def open_guard(limits: Limits = DEFAULT, *, adopts: bool = False) -> AsyncIterator[Guard]:
     """A guard for the block; at its end every process that is left is killed, and so is the guard. What the block
-    raises comes out as it is."""
+    raises comes out as it is.
+
+    With `adopts` this process, which must have no other children, ends what a dead guard could not.
+    """
+    if adopts:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        guard = Guard(limits, nursery)
+        guard = Guard(limits, nursery, adopts)
         try:
             yield guard
         except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group

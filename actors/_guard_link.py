@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,8 +91,9 @@ class Child:
             self.reading.deadline = trio.current_time() + READ_AFTER_END
 
 
-async def open_link(started: Callable[[Link], None]) -> Link:
-    """Start a guard. `started` has to see to it that the link runs; what is here is undone if it fails."""
+async def open_link(started: Callable[[Link], None], ended: Callable[[], Awaitable[None]]) -> Link:
+    """Start a guard. `started` has to see to it that the link runs; what is here is undone if it fails. `ended` is
+    waited for when the guard has ended, before that is told of its children; it is shielded, and has a deadline."""
     ours, theirs = socket.socketpair()
     with contextlib.ExitStack() as undo:
         undo.callback(ours.close)
@@ -104,7 +105,7 @@ async def open_link(started: Callable[[Link], None]) -> Link:
                 start_new_session=True,  # Ctrl-C at the terminal is for the daemon
                 env={name: os.environ[name] for name in _LIBRARIES if name in os.environ},
             )
-        link = Link(process, trio.socket.from_stdlib_socket(ours))
+        link = Link(process, trio.socket.from_stdlib_socket(ours), ended)
         started(link)
         undo.pop_all()
     return link
@@ -113,8 +114,11 @@ async def open_link(started: Callable[[Link], None]) -> Link:
 class Link:
     """One guard process and its socket. `lost`: it takes no more."""
 
-    def __init__(self, process: trio.Process, sock: trio.socket.SocketType) -> None:
+    def __init__(
+        self, process: trio.Process, sock: trio.socket.SocketType, ended: Callable[[], Awaitable[None]]
+    ) -> None:
         self.process = process
+        self._ended = ended
         self.lost = False
         self._finishing = False
         self._socket = sock
@@ -178,6 +182,7 @@ class Link:
                 if self.process.returncode is None:
                     self.process.kill()
                     await self.process.wait()
+                await self._ended()
             if self._children:
                 _log.error("the guard of child processes died (%s)", self.process.returncode)
             for child in self._children.values():

@@ -17,6 +17,7 @@ Whoever ends first, the others follow:
 - the child: its keeper kills and reaps what is left of it, reports the end and exits
 - a keeper (killed from outside): the kernel kills its child, the rest becomes the guard's, which kills it
 - the guard: the keepers' pipes of orders end; each kills and reaps all it has
+- the guard and its keepers: the kernel kills their children, the rest becomes the daemon's, which kills it
 - the daemon: the socket ends; the guard lets go of its keepers, waits for them and exits
 
 The keepers hold the guard's end of the socket too, so the daemon reads its end only when all of them are gone.
@@ -110,6 +111,19 @@ def kill_children(keep: set[int]) -> set[int]:
     for group in groups:
         send(os.killpg, group, signal.SIGKILL)
     return hit
+
+
+def end_strangers(keep: set[int]) -> bool:
+    """Kill and reap the children of this process but `keep`; whether there were any."""
+    me = os.getpid()
+    kill_children(keep)
+    strangers = [pid for pid, _, parent, _ in processes() if parent == me and pid not in keep]
+    for pid in strangers:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+    return bool(strangers)
 
 
 def send(how: Callable[[int, int], None], number: int, what: int) -> None:

@@ -97,9 +97,12 @@ async def open_composition(
     *,
     functions: Sequence[Callable[..., Any]] = (),
     extra: Extra = lambda composition: (),
+    alone: bool = False,
 ) -> AsyncIterator[Composition]:
     """Run everything on a data directory until the block ends; then runs are cancelled, and all is closed in
     reverse order of start. Raises PeerError (disk_full), lock.Held when another daemon has the directory.
+
+    `alone`: this process has no other children (see actors._guard).
 
     A root that gives up (a permanent child that ends too often) cancels the block and is raised from here.
     """
@@ -109,7 +112,7 @@ async def open_composition(
         tally = Tally()
         async with (
             open_spools(folder, config.limits) as spools,
-            open_guard(config.limits) as guard,
+            open_guard(config.limits, adopts=alone) as guard,
             Models(config.models, config.limits, tally=tally) as models,
         ):
             rules = config.permissions

@@ -65,7 +65,7 @@ async def serve(
     """
     daemon = _Daemon(config, data_dir, time.monotonic())
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_composition(config, data_dir, extra=daemon.parts) as composition:
+        async with open_composition(config, data_dir, extra=daemon.parts, alone=True) as composition:
             try:
                 daemon.announce(composition)
                 _settle_memory()

@@ -504,6 +504,46 @@ async def test_nothing_survives_a_killed_daemon() -> None:
                 await until(lambda: has_ended(pids[0]))  # when it is reaped is the init process's matter
 
 
+ADOPTING = """
+import os, signal, sys, trio
+sys.path[0:0] = sys.argv[1:2]
+from tests.actors.processes import *
+
+async def main():
+    with trio.fail_after(25):
+        async with open_guard(adopts=True) as guard:
+            first, _ = await spawn_nasty(guard, *ALL_TRICKS)
+            await first.aclose()
+            alone = [guard.statistics().pid]
+            assert children(os.getpid()) == alone, "what ends in good order is no child of ours"
+            spawned = [await spawn_nasty(guard, *ALL_TRICKS, "comet") for _ in range(2)]
+            pids = [*alone, *(parent(process.pid) for process, _ in spawned)]
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them can do anything about it
+                for pid in pids:
+                    os.kill(pid, number)
+            async with trio.open_nursery() as nursery:
+                for process, tree in spawned:
+                    assert (await process.wait()).error == "the guard of child processes died"
+                    assert not present(tree), "all are gone when that is told"
+                    nursery.start_soon(process.aclose)
+            assert children(os.getpid()) == []
+            async with await shell(guard, "exit 6") as process:
+                assert (await process.wait()).code == 6
+            os.kill(guard.statistics().pid, signal.SIGKILL)  # and keepers have nothing to do
+            await until(lambda: not children(os.getpid()))
+        assert children(os.getpid()) == []
+    print("as it should be")
+
+trio.run(main)
+"""
+
+
+async def test_a_daemon_ends_what_guard_and_keepers_killed_together_leave() -> None:
+    """In a process of its own: it kills all children that it did not start."""
+    done = await trio.run_process([sys.executable, "-c", ADOPTING, ROOT], capture_stdout=True)
+    assert done.stdout == b"as it should be\n"
+
+
 CLOSED = """
 import os, sys, trio
 sys.path[:0] = sys.argv[1:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -99,3 +100,21 @@ async def test_a_daemon_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
         host.process.kill()
         host.wait()
         await until_gone(left)
+
+
+async def test_a_guard_killed_with_its_keepers_leaves_nothing_that_left_its_session(tmp_path: Path) -> None:
+    """The daemon takes their place, and starts the server again below another guard."""
+    launch = "import os, subprocess, sys\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+    launch += "os.execv(sys.argv[1], sys.argv[1:])"
+    arguments = json.dumps(["-c", launch, sys.executable, mcp_server.__file__])
+    config = f'[toolsets.fake]\nkind = "mcp"\ncommand = "{sys.executable}"\nargs = {arguments}\nrestart = "always"\n'
+    with trio.fail_after(LIMIT), daemon(tmp_path / "data", config) as host:
+        await until(lambda: len(below(host.pid)) == 4)  # guard, keeper, server, and what has left its session
+        before = below(host.pid)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in before[:2]:
+                os.kill(pid, number)
+        await until_gone(before)
+        await until(lambda: len(below(host.pid)) == 4)
+        assert not set(below(host.pid)) & set(before)
+        assert len(children(host.pid)) == 1

@@ -288,8 +288,8 @@ async def open_matrix(folder: Path) -> AsyncIterator[Matrix]:
             caught.append(self)
 
     @asynccontextmanager
-    async def kept_guard(limits: Limits) -> AsyncIterator[Guard]:
-        async with open_guard(limits) as guard:
+    async def kept_guard(limits: Limits, **given: bool) -> AsyncIterator[Guard]:
+        async with open_guard(limits, **given) as guard:
             guards.append(guard)
             yield guard
 
