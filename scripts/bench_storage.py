@@ -98,16 +98,19 @@ async def measure_stream(daemon: Daemon, size: int) -> dict[str, float]:
         written = physically_written(daemon.process.pid) - written
         files = stored(data)
         after = await settled(client, data)
-        slowly = physically_written(daemon.process.pid)
-        await complete(client, f"!stream n={SLOW_RATE * SLOW_SECONDS} rate={SLOW_RATE} text={TOKEN}")
-        slowly = physically_written(daemon.process.pid) - slowly
+        moments = [physically_written(daemon.process.pid)]
+        for text in ("!stream n=1", f"!stream n={SLOW_RATE * SLOW_SECONDS} rate={SLOW_RATE} text={TOKEN}"):
+            await complete(client, text)
+            moments.append(physically_written(daemon.process.pid))
+    short, slow = moments[1] - moments[0], moments[2] - moments[1]
     return {
         "text_bytes": size,
         "seconds": round(seconds, 1),
         "growth": round((after - before) / size, 3),
         "growth_with_log": round((files - before) / size, 2),
         "written": round(written / size, 2),
-        "slow_kib_per_second": round(slowly / SLOW_SECONDS / KIB, 1),
+        "run_of_one_token_kib": round(short / KIB),  # its session's making included
+        "slow_kib_per_second": round((slow - short) / SLOW_SECONDS / KIB, 1),
     }
 
 
