@@ -18,6 +18,7 @@ import trustme
 from mcp import ClientSession, MCPError
 
 from actors._spool import ToolsetSpool, open_spools
+from actors.toolsets import mcp_answers, mcp_socket
 from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import MIB, Limits
@@ -305,11 +306,17 @@ async def test_a_server_with_a_certificate_is_trusted_by_those_who_know_it(tmp_p
         assert len(web.seen) == seen
 
 
-async def test_connections_are_kept_for_the_next_call_and_those_that_ended_are_not_used(tmp_path: Path) -> None:
-    server = Server(body=as_json)
+@pytest.mark.parametrize(("kind", "body"), [(b"application/json", as_json), (b"text/event-stream", as_events)])
+async def test_connections_are_kept_for_the_next_call_and_those_that_ended_are_not_used(
+    tmp_path: Path, kind: bytes, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mcp_answers, "_LINGER", LIMIT)
+    monkeypatch.setattr(mcp_socket, "IDLE_SECONDS", LIMIT)
+    server = Server(kind, body)
     async with connected(tmp_path, server) as world:
         for _ in range(3):
-            await world.call(blocks=1)
+            assert await world.call(blocks=1) == LINE * 1000
+            await trio.testing.wait_all_tasks_blocked(QUIET)
         assert len(server.streams) == 1
         await server.streams[0].aclose()
         assert await world.call(blocks=1) == LINE * 1000

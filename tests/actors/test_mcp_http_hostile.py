@@ -17,6 +17,7 @@ from mcp import ClientSession
 from actors._spool import open_spools
 from actors.toolsets import mcp_http
 from actors.toolsets.mcp import Server
+from actors.toolsets.mcp_answers import Reader
 from actors.toolsets.mcp_http import NOTICES_MOST, REQUESTS_MOST, open_http
 from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import KIB, MIB, Limits
@@ -218,6 +219,27 @@ async def test_an_answer_without_end_is_bounded(tmp_path: Path, say: Say, monkey
         assert (await world.call("t")).text == "good"
 
 
+async def test_lines_that_are_no_messages_are_taken_at_their_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    async def pace(self: Inbox, size: int = 0, count: int = 1) -> None:
+        counts.append(count)
+
+    class Body:
+        size = 0
+        bodies = iter([b": ping\n\n" * 3200, b"id: 1\n\n" * 32, b"id: 2\n\n" * 33, b""])
+
+        async def receive(self) -> bytes:
+            return next(self.bodies)
+
+    async def nobody(message: object) -> None: ...
+
+    monkeypatch.setattr(Inbox, "pace", pace)
+    reader = Reader(1, nobody, Inbox(None, print))  # type: ignore[arg-type]
+    await reader.events(Body())  # type: ignore[arg-type]
+    assert counts == [100, 1] and reader.last_id == "2"
+
+
 @pytest.mark.parametrize("more", [0, 1])
 async def test_an_answer_of_exactly_the_bound_and_one_byte_more(
     tmp_path: Path, more: int, monkeypatch: pytest.MonkeyPatch
@@ -266,8 +288,9 @@ async def test_other_toolsets_go_on_beside_one_that_never_ends(tmp_path: Path, s
             for _ in range(5):
                 assert (await world.call("t")).text == "good"
             nursery.cancel_scope.cancel()
-        assert spooled(folders[0]) == []
-        await until(lambda: bad.open == 0)
+            # With the call, not with the toolset.
+            with trio.CancelScope(shield=True):
+                await until(lambda: bad.open == 0 and not spooled(folders[0]))
         cancelled = [one for one in bad.seen if one.what == "notifications/cancelled"]
         assert [one.message["params"]["requestId"] for one in cancelled] == [bad.calls()[0].message["id"]]
     assert descriptors() <= before
@@ -383,6 +406,32 @@ async def test_cancelled_at_every_step_nothing_is_left(tmp_path: Path, kind: str
     print(f"{kind}: cancelled at {step - 1} steps")
     assert step > 20, "it looks away"
     assert spooled(tmp_path) == [] and descriptors() <= before
+
+
+async def test_a_notice_that_is_not_taken_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.what == "notifications/initialized":
+            await exchange.hang()
+        await good(exchange)
+
+    monkeypatch.setattr(mcp_http, "NOTICE_SECONDS", 0.05)
+    async with serving(script) as web, opened(tmp_path, server=Server(url=web.url)) as world:
+        assert (await world.call("t")).text == "good"
+
+
+async def test_a_greeting_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection, and says nothing of TLS."""
+    from tests.actors import test_toolset_mcp
+
+    limits = attrs.evolve(test_toolset_mcp.QUICK, connect_timeout=0.05, toolset_restarts=1)
+    monkeypatch.setattr(test_toolset_mcp, "QUICK", limits)
+    async with serving() as web:
+        url = web.url.replace("http://127.0.0.1", "https://localhost")
+        async with opened(tmp_path, server=Server(url=url)) as world:
+            result = await world.call("t")
+            assert result.is_error and "no connection in 0.05 s" in result.text
+        await until(lambda: web.open == 0)
+        assert web.seen == []
 
 
 async def test_left_at_once_while_it_is_connected(tmp_path: Path) -> None:
