@@ -50,6 +50,17 @@ async def test_a_step_finds_what_the_one_before_has_decoded(staged: Staged) -> N
         assert figures.entries == 7 and 7 * 500 < figures.bytes < 7 * 5000 and figures.evictions == 0
 
 
+async def test_a_small_cache_evicts_and_changes_no_answer(staged: Staged) -> None:
+    async with staged(row_cache_bytes=5000) as stage:
+        session = await stage.engine.create_session()
+        for number in range(6):
+            _, told = await answered(stage, session.id, f"m{number}")
+        figures = stage.store.store_statistics().rows
+        assert figures.bytes <= 5000 and 0 < figures.entries < 11 and figures.evictions > 0
+        said = itertools.chain.from_iterable((f"m{number}", f"answer to m{number}") for number in range(6))
+        assert told == list(said)[:-1]
+
+
 @pytest.mark.parametrize("how", ["passivated", "deleted", "shed"])
 async def test_what_is_decoded_of_a_session_leaves_with_it(staged: Staged, how: str) -> None:
     async with staged() as stage:
