@@ -37,6 +37,7 @@ from engine.transcript.records import TextPart, ToolPart
 from tests.actors import mcp_server
 from tests.actors.processes import descriptors, until
 from tests.actors.scripted import ScriptedModels
+from tests.stress.stored import stored_problems
 from tests.stress.transcript_rules import event_problems, transcript_problems
 
 COMMAND = "echo one; sleep 0.01; echo two >&2"
@@ -317,3 +318,4 @@ async def open_matrix(folder: Path) -> AsyncIterator[Matrix]:
             await matrix.case(0)  # the guard is started, and all modules are there
             yield matrix
             nursery.cancel_scope.cancel(reason="the matrix is over")
+    assert stored_problems(folder / "data") == []

@@ -33,6 +33,7 @@ from tests.stress.invariants import Invariants
 from tests.stress.kept import Kept
 from tests.stress.model import Model
 from tests.stress.seen import TERMINAL
+from tests.stress.stored import stored_problems
 from tests.stress.truth import LIMITS
 
 HANGS_AFTER = 60.0  # real seconds of one example
@@ -219,4 +220,5 @@ def play(operations: Sequence[Operation], folder: Path) -> Counter[str]:
     finally:
         logging.getLogger("greenroom").removeHandler(errors)
     assert not errors.lines, errors.lines
+    assert stored_problems(folder / "data") == []
     return stats
