@@ -75,11 +75,11 @@ class Compactor:
         """Make the next request smaller than the one that a service refused with `error`, or raise: that error after
         ATTEMPTS of them, or when too little can be given up."""
         self._failed(error)
-        before = self._windows.size
+        before, refused = self._windows.size, self._windows.last
         if self._windows.refused(error):
             return
-        window = await self._windows.read()
-        await self._compact(window, compaction.KEPT_PART / self._attempts)
+        # Of the window that was too large: in the one that takes its place the beginning may be left out.
+        await self._compact(refused, compaction.KEPT_PART / self._attempts)
         await self._windows.read()
         if not compaction.is_progress(before, self._windows.size):
             raise _given_up(error, "nothing more can be left out")

@@ -62,6 +62,10 @@ class ChatCompletions:
     def error(self, message: str, kind: str) -> dict[str, Any]:
         return {"error": {"message": message, "type": kind, "code": None}}
 
+    def refusal(self, error: Any) -> dict[str, Any]:
+        """An error of any shape, as an event of a stream."""
+        return _inside(error)
+
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return {
@@ -128,6 +132,9 @@ class Messages:
     def error(self, message: str, kind: str) -> dict[str, Any]:
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
 
+    def refusal(self, error: Any) -> dict[str, Any]:
+        return {**_inside(error), "type": "error"}
+
     def _message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": "msg_1", "type": "message", "role": "assistant", "model": self.model, "content": content}
 
@@ -147,3 +154,9 @@ Format = ChatCompletions | Messages
 
 def format_of(target: str, model: str) -> Format:
     return Messages(model) if target.endswith("/messages") else ChatCompletions(model)
+
+
+def _inside(error: Any) -> dict[str, Any]:
+    """`{"error": …}` of an error's JSON, in whichever shape a service gives it."""
+    value = error[0] if isinstance(error, list) else error
+    return value if isinstance(value.get("error"), dict) else {"error": value}

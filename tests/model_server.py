@@ -29,6 +29,7 @@ import h11
 import trio
 
 from tests.model_formats import Format, compact, format_of
+from tests.overflows import WORDINGS
 
 Settings = dict[str, str]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -279,11 +280,32 @@ async def redirect(answer: Answer, asked: Settings) -> None:
     await answer.plain("307 Temporary Redirect", b"", location="/v1/elsewhere")
 
 
+async def overflow(answer: Answer, asked: Settings) -> None:
+    """A request of more than `over` bytes (any, if that is left out) is refused with the wording number `n` of
+    tests.overflows: as a status, or with how=stream inside an answer, behind a word of it with late=1. `images`: only
+    what shows more of them than that is refused. Else a greeting."""
+    whose, status_code, error, _, _ = WORDINGS[int(asked.get("n", "0"))]
+    shown = json.dumps(answer.asked.body).count('"type": "image')
+    refused = shown > int(asked["images"]) if "images" in asked else answer.asked.size > int(asked.get("over", "0"))
+    if not refused:
+        await greeting(answer, asked)
+    elif asked.get("how") == "stream" and not isinstance(error, str):
+        await answer.begin()
+        if asked.get("late"):
+            await answer.text("partial ")
+        await answer.event(answer.format.refusal(error))
+        await answer.raw(b"0\r\n\r\n")
+    elif isinstance(error, str):
+        await answer.plain(f"{status_code} {whose}", error.encode(), "text/html")
+    else:
+        await answer.plain(f"{status_code} {whose}", compact(error))
+
+
 SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
         greeting, stream, tool, status, error_midstream, cut, ended, garbage, event, emoji,
-        silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect,
+        silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect, overflow,
     )
 }  # fmt: skip
 
@@ -350,6 +372,8 @@ class Server:
             while not (found := [asked for asked in self.asked.values() if last in json.dumps(asked.body)]):
                 await self.arrived.wait()
             value = found[-1].shown()
+        elif kind == "_last":
+            value = self.count
         elif last.isdigit():
             await self.asked[int(last)].ended.wait()
             value = self.asked[int(last)].shown()
@@ -411,6 +435,10 @@ class ModelServer:
     def requests(self) -> list[dict[str, Any]]:
         """All requests so far, oldest first: number, target, headers, size, body, end, ended_at."""
         return self._get("/_requests")  # type: ignore[no-any-return]
+
+    def last(self) -> int:
+        """The number of the newest request, 0 before the first."""
+        return int(self._get("/_last/number"))
 
     def ended(self, number: int) -> dict[str, Any]:
         """One request, once its answer has ended. Blocks."""

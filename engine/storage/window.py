@@ -97,10 +97,9 @@ def read(
     of = {row.position: row for row in found.rows}
     tail = [of[position] for position in choice.tail]
     user = None if choice.user is None else of[choice.user]
-    if user is None and tail and tail[0].role != "user":
-        # It begins inside of a turn. Behind a summary that is said well enough, if a later question is there.
-        if found.summary is None or all(row.role != "user" for row in tail):
-            user = rows.user_before(tail[0].position)
+    inside = bool(tail) and tail[0].role != "user"  # of a turn. Behind a summary a later question says enough.
+    if user is None and inside and (found.summary is None or all(row.role != "user" for row in tail)):
+        user = rows.user_before(tail[0].position)
     messages = [] if found.summary is None else [_shown(rows.whole(found.summary))]
     messages += [] if user is None else [rows.whole(user)]
     lead = len(messages)
