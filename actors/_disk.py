@@ -55,6 +55,7 @@ class DiskStatistics:
     commits: int
     reads: int
     waiting: int
+    log_bytes: int  # of the database's log, as of the last commit
     commit_seconds: Histogram
 
 
@@ -341,6 +342,7 @@ class Disk:
             commits=self._writer.commits,
             reads=self._reader.done,
             waiting=self._writer.waiting + self._reader.waiting,
+            log_bytes=self._writer.wal.bytes,
             commit_seconds=self._writer.commit_seconds.copy(),
         )
 

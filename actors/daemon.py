@@ -271,6 +271,7 @@ class _Daemon:
                 "greenroom_store_reads_total": store.reads,
                 "greenroom_store_waiting_operations": store.waiting,
                 "greenroom_store_unsaved_bytes": store.unsaved,
+                "greenroom_store_log_bytes": store.log_bytes,
                 "greenroom_store_commit_duration_seconds": store.commit_seconds,
                 "greenroom_row_cache_entries": store.rows.entries,
                 "greenroom_row_cache_hits_total": store.rows.hits,

@@ -111,6 +111,7 @@ METRICS: Final = (
     _counter("store_reads", "Reads of the database."),
     _gauge("store_waiting_operations", "Reads and writes that wait for the disk."),
     _gauge("store_unsaved_bytes", "What runs have written and no commit has taken yet."),
+    _gauge("store_log_bytes", "The database's log on the disk, as of the last commit."),
     _histogram("store_commit_duration", "Commits, from the begin of the transaction on."),
     _gauge("row_cache_entries", "Decoded messages that are kept for the next step; their bytes are the owner rows."),
     _counter("row_cache_hits", "Messages of windows that were decoded before."),

@@ -80,12 +80,13 @@ _SHORTEN_PAUSE: Final = 0.5
 @attrs.frozen(slots=True, kw_only=True)
 class StoreStatistics:
     """`writes` shared `commits`; `waiting` operations and `unsaved` bytes of `journals` open journals are not
-    durable yet. `rows` are decoded messages."""
+    durable yet. The database's log had `log_bytes` after the last commit. `rows` are decoded messages."""
 
     writes: int
     commits: int
     reads: int
     waiting: int
+    log_bytes: int
     journals: int
     unsaved: int
     rows: CacheStatistics
@@ -360,6 +361,7 @@ class StoreRef(Ref):
             commits=figures.commits,
             reads=figures.reads,
             waiting=figures.waiting,
+            log_bytes=figures.log_bytes,
             journals=store.journals.journals,
             unsaved=store.journals.unsaved,
             rows=store.rows.statistics(),

@@ -34,6 +34,7 @@ class Wal:
         self._limits = limits
         self._next = limits.log_soft_bytes  # bytes at which to look again
         self.shorten_wanted = False
+        self.bytes = 0  # as of the last commit; may be read by another thread
 
     def size(self) -> int:
         """Bytes of its file."""
@@ -47,7 +48,7 @@ class Wal:
         stays; raises sqlite3.Error for a disk that fails."""
         if self.shorten_wanted:
             self.shorten_wanted = not self.shorten(connection)
-        size = self.size()
+        size = self.bytes = self.size()
         if size < self._next:
             # It has been cut back since, by a commit that found it folded.
             self._next = max(self._limits.log_soft_bytes, min(self._next, size + _STEP_BYTES))

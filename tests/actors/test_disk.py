@@ -64,6 +64,15 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("greenroom-")]
 
 
+async def test_the_log_is_measured_with_each_commit_and_can_be_emptied(disk: Disk, tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT):
+        await disk.write(lambda connection: connection.execute("CREATE TABLE large AS SELECT zeroblob(1000000) AS x"))
+        await disk.write(put(1))  # behind the commit that is measured
+        assert disk.statistics().log_bytes > 1_000_000
+        assert await disk.shorten_log()
+        assert disk.statistics().log_bytes < 50_000 and (tmp_path / "g.db").stat().st_size > 1_000_000
+
+
 async def test_a_read_sees_what_was_written_before_it(disk: Disk) -> None:
     with trio.fail_after(LIMIT):
         for number in range(50):
