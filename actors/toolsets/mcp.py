@@ -10,6 +10,7 @@ A call's time is that of its toolset: progress does not extend it, the time that
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import math
@@ -97,6 +98,8 @@ class McpToolset:
     async def open(self) -> Sequence[ToolSpec]:
         if importlib.util.find_spec("mcp") is None:
             raise PeerError("tool_error", "tool servers need another package: pip install 'greenroom[mcp]'")
+        # The first time it takes a second and more: on the loop all streams would stand still. A stop need not wait.
+        await trio.to_thread.run_sync(importlib.import_module, "mcp", abandon_on_cancel=True)
         self._link = link = _Link(self._server, self._guard, self._spool, self._chosen, self._limits)
         # Not a nursery's: it outlives this call. Its end is waited for by `close`.
         trio.lowlevel.spawn_system_task(link.run, name="tool server")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,3 +175,16 @@ async def test_stop_leaves_no_program_even_one_that_never_answers(tmp_path: Path
         nursery.start_soon(world.call, "echo")
         await until(lambda: world.guard.statistics().processes == 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_the_client_is_imported_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second, in which streams would stand still."""
+    threads = []
+
+    def imported(name: str) -> None:
+        threads.append((name, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr("actors.toolsets.mcp.importlib.import_module", imported)
+    async with opened(tmp_path) as world:
+        await world.call("echo", text="x")
+    assert threads == [("mcp", False)]
