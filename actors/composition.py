@@ -234,7 +234,8 @@ def _files(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, read_outp
 
 
 def _web(chosen: ToolsetConfig, limits: Limits, spool: ToolsetSpool, guard: Guard) -> ToolsetActor:
-    toolset = WebToolset(chosen.tools, allowed=[parse_network(text) for text in chosen.allow_networks], limits=limits)
+    allowed = [parse_network(text) for text in chosen.allow_networks]
+    toolset = WebToolset(spool, chosen.tools, allowed=allowed, limits=limits)
     return ToolsetActor(toolset, limits=limits, call_timeout=chosen.call_timeout, spool=spool)
 
 

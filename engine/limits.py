@@ -102,7 +102,7 @@ class Limits:
     mcp_pages: int = _bound(32, "count", "pages of one list of a tool server: one without an end is not followed")
     fetch_bytes: int = _bound(2 * MIB, "bytes", "one page that is fetched; pages of text are far smaller")
     fetch_timeout: float = _seconds(30, "one fetch, with its redirects")
-    fetches_max: int = _bound(4, "count", "fetches at the same time: each may hold a page three times while it is read")
+    fetches_max: int = _bound(4, "count", "fetches at the same time: each holds a page while it is read")
     tool_call_timeout: float = _seconds(120, "one tool call; waiting for a person does not count")
     tool_questions: int = _bound(16, "count", "questions to a person in one tool call; a tool that asks more is stuck")
     tool_question_bytes: int = _bound(16 * KIB, "bytes", "one of these: what a person reads, and the form of its answer")

@@ -344,7 +344,8 @@ class Daemon(Process, Place):
         bounds = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (limits or {}).items())
         config.write_text(
             f'listen = "127.0.0.1:0"\ndefault_model = "service"\n'
-            f'[models.service]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "service"\n[limits]\n{bounds}{tables}'
+            f'[models.service]\nprovider = "openai"\nbase_url = "{base_url}"\nmodel = "service"\n'
+            f"[limits]\n{bounds}{tables}"
         )
         data = folder / "data"
         command = [sys.executable, *program, "serve", "--data", str(data), "--config", str(config)]

@@ -2,7 +2,7 @@
 
     python _mcp_server.py            over pipes
     python _mcp_server.py --http     prints `tool server http://127.0.0.1:PORT`; /json answers with JSON, /sse with
-                                     events, GET /page/SIZE with a page of text; ends when its standard input does
+                                     events, GET /plain/SIZE and /html/SIZE with a page; ends with its standard input
 
 Its tools take `size`, of the result in bytes of text; a whole number of lines.
 """
@@ -25,6 +25,7 @@ LINE = _LINE + "." * (LINE_BYTES - 1 - len(_LINE)) + "\n"
 FIRST, LAST = (f"the {which} line ".ljust(LINE_BYTES - 1, "-") + "\n" for which in ("first", "last"))
 # Base64 of every byte; its length is one of whole lines, too.
 IMAGE = base64.b64encode(bytes(range(256)) * 75)[: 256 * LINE_BYTES]
+PAGES = {"plain": LINE, "html": "<p>A <b>word</b> and <a href='/else/where'>a link</a> in a page of the web.</p>\n"}
 BLOCK_BYTES = 1 << 16
 SCHEMA = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
 
@@ -126,20 +127,22 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def do_GET(self) -> None:
-        if not self.path.startswith("/page/"):
+        kind, _, size = self.path[1:].partition("/")
+        if kind not in PAGES:
             self.reply(405)  # it says nothing by itself
             return
-        size = int(self.path.removeprefix("/page/"))
-        self.reply(200, size // LINE_BYTES * LINE_BYTES)
-        for piece in repeated(LINE.encode(), size // LINE_BYTES):
+        line = PAGES[kind].encode()
+        count = int(size) // len(line)
+        self.reply(200, count * len(line), kind)
+        for piece in repeated(line, count):
             self.wfile.write(piece)
 
     def do_DELETE(self) -> None:
         self.reply(405)
 
-    def reply(self, status: int, size: int = 0) -> None:
+    def reply(self, status: int, size: int = 0, kind: str = "plain") -> None:
         self.send_response(status)
-        self.send_header("content-type", "text/plain")
+        self.send_header("content-type", f"text/{kind}")
         self.send_header("content-length", str(size))
         self.end_headers()
 

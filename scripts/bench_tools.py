@@ -220,7 +220,8 @@ class Bench:
                 ("read", "files.read_file", {"path": "small.txt"}, {"path": "large.txt"}),
                 ("read_end", "files.read_file", {"path": "small.txt"}, {"path": "large.txt", "offset": many - 100}),
                 ("search", "files.search_files", {"pattern": "needle", "path": "small.txt"}, {"pattern": "needle"}),
-                ("fetch", "web.fetch", {"url": f"{url}/page/1000"}, {"url": f"{url}/page/{self.size.file}"}),
+                ("fetch", "web.fetch", {"url": f"{url}/plain/1000"}, {"url": f"{url}/plain/{self.size.file}"}),
+                ("fetch_html", "web.fetch", {"url": f"{url}/html/1000"}, {"url": f"{url}/html/{self.size.file}"}),
             ]
             for key, tool, little, given in rows:
                 self.on_daemon(key, tables, partial(self.large, key, tool, little, given, folder))

@@ -13,14 +13,17 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
 import h11
 import trio
 
+from actors._spool import ToolsetSpool
 from actors._toolset_life import Preview, no_news
 from engine import codec
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.tools import fetch_rules
+from engine.tools.cut import utf8
 from engine.tools.fetch import FETCH, Fetch, Response, fetched, moved
 from engine.tools.fetch_rules import Network, Target
 from engine.tools.spec import ToolContext, ToolResult, ToolSpec
@@ -34,14 +37,20 @@ _ACCEPT: Final = "text/html, application/xhtml+xml, text/*;q=0.9, application/js
 
 
 class WebToolset:
-    """`tools` are the names of those that it gives; None: all. `allowed` are networks that may be reached though they
-    are not public."""
+    """`tools` are the names of those that it gives; None: all. `spool` is the one that its actor empties. `allowed`
+    are networks that may be reached though they are not public."""
 
     kind = "builtin"
 
     def __init__(
-        self, tools: Sequence[str] | None = None, *, allowed: Sequence[Network] = (), limits: Limits = DEFAULT
+        self,
+        spool: ToolsetSpool,
+        tools: Sequence[str] | None = None,
+        *,
+        allowed: Sequence[Network] = (),
+        limits: Limits = DEFAULT,
     ) -> None:
+        self._spool = spool
         self._tools = [FETCH] if tools is None or FETCH.name in tools else []
         self._allowed = tuple(allowed)
         self._limits = limits
@@ -67,12 +76,33 @@ class WebToolset:
                 )
             if isinstance(response, Target):
                 return moved(response)
-            return await trio.to_thread.run_sync(
-                fetched, response, trio.from_thread.check_cancelled, self._limits, limiter=self._threads
-            )
+            return await self._told(response)
 
     async def close(self) -> None:
         """Nothing is kept between calls."""
+
+    async def _told(self, response: Response) -> ToolResult:
+        """The result of a response. Its text is bounded as it comes: beside the response it is nowhere whole."""
+        async with self._spool.output() as output:
+            waiting = bytearray()
+
+            def flush() -> None:
+                trio.from_thread.run(output.feed, bytes(waiting))
+                waiting.clear()
+
+            def write(text: str) -> None:
+                waiting.extend(utf8(text))
+                if len(waiting) >= _READ:
+                    flush()
+
+            def work() -> ToolResult:
+                result = fetched(response, write, trio.from_thread.check_cancelled, self._limits)
+                flush()
+                return result
+
+            result = await trio.to_thread.run_sync(work, limiter=self._threads)
+            collected = await output.finish()
+        return attrs.evolve(result, text=collected.text, whole=collected.whole)
 
     # ------------------------------------------------------------ one fetch
     async def _get(self, target: Target) -> Response | Target:
@@ -112,7 +142,8 @@ class WebToolset:
     ) -> tuple[Response, str | None]:
         headers: dict[bytes, bytes] = {}
         status = 0
-        body = bytearray()
+        body: list[bytes] = []  # one that grows would be moved
+        size = 0
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -127,8 +158,10 @@ class WebToolset:
                         "tool_error", f"{target.authority} compresses its answer although it was not asked to"
                     )
             elif isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > self._limits.fetch_bytes:
+                most = self._limits.fetch_bytes - size
+                body.append(bytes(event.data[:most]) if len(event.data) > most else bytes(event.data))
+                size += len(event.data)
+                if size > self._limits.fetch_bytes:
                     break
             elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
                 break
@@ -136,8 +169,8 @@ class WebToolset:
             target=target,
             status=status,
             content_type=headers.get(b"content-type", b"").decode("latin-1"),
-            body=bytes(body[: self._limits.fetch_bytes]),
-            more=len(body) > self._limits.fetch_bytes,
+            body=tuple(body),
+            more=size > self._limits.fetch_bytes,
         )
         location = headers.get(b"location")
         return response, None if location is None else location.decode("utf-8", "replace")

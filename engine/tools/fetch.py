@@ -10,7 +10,7 @@ import attrs
 from engine import codec
 from engine.limits import DEFAULT, Limits
 from engine.tools.fetch_rules import URL_CHARACTERS_MAX, Target
-from engine.tools.page_text import page_text
+from engine.tools.page_text import head_of, page_text
 from engine.tools.read import image_type
 from engine.tools.schema import input_schema
 from engine.tools.spec import Media, ToolResult, ToolSpec
@@ -36,13 +36,19 @@ FETCH: Final = ToolSpec(
 
 @attrs.frozen(slots=True, kw_only=True)
 class Response:
-    """The end of a fetch. `body` is at most `limits.fetch_bytes`; with `more` the response was longer."""
+    """The end of a fetch. `body` has at most `limits.fetch_bytes`, in pieces as they came; with `more` the response
+    was longer."""
 
     target: Target
     status: int
     content_type: str
-    body: bytes
+    body: tuple[bytes, ...]
     more: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return sum(map(len, self.body))
 
 
 def moved(target: Target) -> ToolResult:
@@ -50,25 +56,33 @@ def moved(target: Target) -> ToolResult:
     return ToolResult(text=f"The page has moved to another host: fetch {target} to get it.", title=str(target))
 
 
-def fetched(response: Response, checkpoint: Callable[[], None], limits: Limits = DEFAULT) -> ToolResult:
-    """What the model is told. It takes up to a second for a large page: for a thread. Not cut."""
-    target, body = response.target, response.body
+def fetched(
+    response: Response, write: Callable[[str], object], checkpoint: Callable[[], None], limits: Limits = DEFAULT
+) -> ToolResult:
+    """The result without its text, which goes to `write` in pieces. It takes up to a second for a large page: for a
+    thread."""
+    target, size = response.target, response.size
     failed = not 200 <= response.status < 300
-    lines = [f"[HTTP status {response.status}]"] if failed else []
+    begin = f"[HTTP status {response.status}]\n" if failed else ""
     kind = response.content_type.partition(";")[0].strip() or "of no type that is said"
-    mime = image_type(body)
-    if mime is not None and not failed and not response.more and len(body) <= limits.inline_media_bytes:
+    mime = image_type(head_of(response.body))
+    if mime is not None and not failed and not response.more and size <= limits.inline_media_bytes:
         name = target.path.partition("?")[0].rpartition("/")[2][:_NAME_CHARACTERS] or target.host
-        media = (Media(mime=mime, name=name, data=body),)
-        return ToolResult(text=f"An image: {mime}, {len(body):,} bytes.", title=str(target), media=media)
-    text = page_text(response.content_type, body, str(target), checkpoint)
+        media = (Media(mime=mime, name=name, data=b"".join(response.body)),)
+        write(f"An image: {mime}, {size:,} bytes.")
+        return ToolResult(text="", title=str(target), media=media)
+    text = page_text(response.content_type, response.body, str(target), checkpoint)
     if text is None:
-        size = f"more than {len(body):,}" if response.more else f"{len(body):,}"
-        lines.append(f"What is there is no text: {kind}, {size} bytes.")
-    elif text:
-        lines.append(text)
-    elif not failed:
-        lines.append("The page is empty.")
-    if response.more and text is not None:
-        lines.append(f"[The first {len(body):,} bytes are read; there are more.]")
-    return ToolResult(text="\n".join(lines), title=str(target), is_error=failed or text is None)
+        count = f"more than {size:,}" if response.more else f"{size:,}"
+        write(f"{begin}What is there is no text: {kind}, {count} bytes.")
+        return ToolResult(text="", title=str(target), is_error=True)
+    empty = True
+    for piece in text:
+        if piece:
+            write(begin + piece if empty else piece)
+            empty = False
+    if empty:
+        write(begin.rstrip() or "The page is empty.")
+    if response.more:
+        write(f"\n[The first {size:,} bytes are read; there are more.]")
+    return ToolResult(text="", title=str(target), is_error=failed)

@@ -1,22 +1,23 @@
 """A page of the web as text for a model: HTML without its markup, other text as it is.
 
-Headings, lists, links, tables and preformatted text keep what they mean; scripts, styles and forms are left out.
-Memory and time are bounded by the page's size: the parser is never given room to look at the same text again and
-again, which some of its errors would make it do.
+Headings, lists, links, tables and preformatted text keep what they mean; scripts, styles and forms are left out. The
+text comes in pieces, and no more than the parser needs is held beside the page's bytes. Time is bounded by the page's
+size: the parser is never given room to look at the same text again and again, which some of its errors would make it
+do.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import unescape
 from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import urljoin
 
 from engine.limits import KIB
-from engine.tools.read import is_binary
+from engine.tools.read import SNIFF_BYTES, is_binary
 
 # The parser is fed this much at a time; between two pieces the call can be cancelled.
 _PIECE: Final = 8 * KIB
@@ -40,6 +41,7 @@ _ENCODING: Final = re.compile(
     r"(utf-?(8|16|32)([_-]?[lb]e)?|us-ascii|ascii|latin-?1|(iso[_-]?8859|windows|cp|koi8|euc|big5|gb|shift|mac)[a-z0-9_-]*)",
     re.IGNORECASE,
 )
+_FEEDS: Final = re.compile(r"\n{3,}")
 _BLANKS: Final = re.compile(r"[ \t\r\n\f\u00a0]+")
 _TEXT_TYPES: Final = re.compile(
     r"text/.*|application/((.*[+/-])?(json|xml|javascript|ecmascript|yaml|toml|sql|x-sh|rtf|csv|x-ndjson))|",
@@ -48,29 +50,47 @@ _TEXT_TYPES: Final = re.compile(
 _HTML_TYPES: Final = re.compile(r"text/html|application/xhtml\+xml", re.IGNORECASE)
 
 
-def page_text(content_type: str, data: bytes, url: str, checkpoint: Callable[[], None]) -> str | None:
-    """The text of a response; None if it is none. `checkpoint` raises when the call is cancelled."""
+def page_text(
+    content_type: str, data: Sequence[bytes], url: str, checkpoint: Callable[[], None]
+) -> Iterator[str] | None:
+    """The text of a response's `data` in pieces; None if it is none. `checkpoint` raises when the call is cancelled."""
     mime, _, parameters = content_type.partition(";")
     mime = mime.strip()
-    if not _TEXT_TYPES.fullmatch(mime) or (is_binary(data) and "utf-16" not in parameters.lower()):
+    head = head_of(data)
+    if not _TEXT_TYPES.fullmatch(mime) or (is_binary(head) and "utf-16" not in parameters.lower()):
         return None
-    text = data.decode(_encoding(parameters, data), "replace")
-    if not _HTML_TYPES.fullmatch(mime):
-        return text
-    return html_text(text, url, checkpoint)
+    pieces = _decoded(data, _encoding(parameters, head), checkpoint)
+    return html_text(pieces, url) if _HTML_TYPES.fullmatch(mime) else pieces
 
 
-def html_text(html: str, url: str, checkpoint: Callable[[], None]) -> str:
-    """HTML as text. Links are completed from the page's `url`."""
+def head_of(data: Sequence[bytes]) -> bytes:
+    """The first bytes, enough to know what it is."""
+    head = b""
+    for piece in data:
+        head += piece[: SNIFF_BYTES - len(head)]
+    return head
+
+
+def _decoded(data: Sequence[bytes], encoding: str, checkpoint: Callable[[], None]) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for piece in data:
+        for begin in range(0, len(piece), _PIECE):
+            checkpoint()
+            yield decoder.decode(piece[begin : begin + _PIECE])
+    yield decoder.decode(b"", final=True)
+
+
+def html_text(html: Iterable[str], url: str) -> Iterator[str]:
+    """HTML, in pieces of a few KiB, as text. Links are completed from the page's `url`."""
     page = _Page(url)
     try:
-        for begin in range(0, len(html), _PIECE):
-            checkpoint()
-            page.read(html[begin : begin + _PIECE])
+        for piece in html:
+            page.read(piece)
+            yield page.take()
         page.finish()
     except AssertionError:  # the parser's word for a declaration that it does not know; what was read stays
         page.add("\n[the rest of the page could not be read]")
-    return page.text()
+    yield page.take()
 
 
 class _Page(HTMLParser):
@@ -78,15 +98,27 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self._url = url
         self._skipping = ""  # what ends the tag or comment that is left out
-        self._pieces: list[str] = []
+        self._pieces: list[str] = []  # written and not taken
+        self._last = "\n"  # of all that was written
+        self._begun = False
+        self._shown = False  # something else than line ends was taken
+        self._feeds = ""  # line ends that wait for what follows
         self._hidden: list[str] = []  # open elements that are not shown
         self._preformatted = 0
         self._links: list[str | None] = []
         self._line_is_empty = True
         self._blank = False  # one waits to be written before the next word
 
-    def text(self) -> str:
-        return re.sub(r"\n{3,}", "\n\n", "".join(self._pieces)).strip("\n")
+    def take(self) -> str:
+        """What was written since the last time: no more than one empty line at a time, none at either end."""
+        text = self._feeds + "".join(self._pieces)
+        self._pieces.clear()
+        if not self._shown:
+            text = text.lstrip("\n")
+        shown = text.rstrip("\n")
+        self._feeds = text[len(shown) :][:2]
+        self._shown = self._shown or bool(shown)
+        return _FEEDS.sub("\n\n", shown)
 
     def read(self, piece: str) -> None:
         """Feed the parser, which never holds much more than _HELD_MAX."""
@@ -170,17 +202,17 @@ class _Page(HTMLParser):
     def add(self, text: str) -> None:
         """Write as it is."""
         self._pieces.append(text)
+        self._last, self._begun = text, True
         self._line_is_empty = text.endswith("\n")
         self._blank = False
 
     def _write(self, text: str) -> None:
-        last = self._pieces[-1] if self._pieces else "\n"
-        self.add(f" {text}" if self._blank and not last.endswith((" ", "\n", "[")) else text)
+        self.add(f" {text}" if self._blank and not self._last.endswith((" ", "\n", "[")) else text)
 
     def _break(self, ends: int) -> None:
         """Go to a new line, or over an empty one."""
         self._blank = False
-        if self._pieces:
+        if self._begun:
             self.add("\n" * (ends - self._line_is_empty) if ends > self._line_is_empty else "")
             self._line_is_empty = True
 

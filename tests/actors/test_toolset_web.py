@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 import trustme
 
 from actors._actor import open_actor
+from actors._spool import ToolsetSpool, open_spools
 from actors.toolset import ToolsetActor
 from actors.toolsets.web import WebToolset
 from engine import codec
-from engine.limits import Limits
+from engine.limits import DEFAULT, Limits
+from engine.storage.spool import Spool
 from engine.tools.fetch_rules import REDIRECTS_MAX, parse_network
 from engine.tools.spec import ToolContext, ToolResult
 
 DEADLINE = 30  # seconds until a hanging test fails
-LOOPBACK = [parse_network("127.0.0.1")]
+LOOPBACK: list[object] = [parse_network("127.0.0.1")]
 CONTEXT = ToolContext(session_id="ses_1", run_id="run_1", call_id="call_1", cwd="/")
 
 
@@ -68,19 +72,21 @@ async def site(nursery: trio.Nursery) -> Site:
 
 
 @contextlib.asynccontextmanager
-async def fetching(toolset: WebToolset, limits: Limits | None = None) -> AsyncIterator[Callable[[str], object]]:
-    with trio.fail_after(DEADLINE):
-        async with open_actor(ToolsetActor(toolset, limits=limits or Limits()), "web") as ref:
+async def fetching(allowed: list[object], limits: Limits = DEFAULT) -> AsyncIterator[Callable[[str], object]]:
+    with trio.fail_after(DEADLINE), tempfile.TemporaryDirectory() as folder:
+        async with open_spools(Path(folder), limits) as spools:
+            toolset = WebToolset(spools.of_toolset("web"), allowed=allowed, limits=limits)  # type: ignore[arg-type]
+            async with open_actor(ToolsetActor(toolset, limits=limits), "web") as ref:
 
-            async def fetch(url: str) -> ToolResult:
-                return await ref.call("fetch", codec.dump({"url": url}), CONTEXT)
+                async def fetch(url: str) -> ToolResult:
+                    return await ref.call("fetch", codec.dump({"url": url}), CONTEXT)
 
-            yield fetch
+                yield fetch
 
 
-async def fetch(url: str, allowed: list[object] = LOOPBACK, **limits: float) -> ToolResult:  # type: ignore[assignment]
+async def fetch(url: str, allowed: list[object] = LOOPBACK, **limits: float) -> ToolResult:
     bounds = Limits(**limits)  # type: ignore[arg-type]
-    async with fetching(WebToolset(allowed=allowed, limits=bounds), bounds) as get:  # type: ignore[arg-type]
+    async with fetching(allowed, bounds) as get:
         return await get(url)  # type: ignore[no-any-return, misc]
 
 
@@ -240,7 +246,7 @@ async def test_cancelled_in_the_middle_the_connection_is_closed(site: Site) -> N
         left.set()
 
     site.pages["/"] = stall
-    async with fetching(WebToolset(allowed=LOOPBACK)) as get, trio.open_nursery() as nursery:
+    async with fetching(LOOPBACK) as get, trio.open_nursery() as nursery:
         nursery.start_soon(get, f"http://127.0.0.1:{site.port}/")  # type: ignore[arg-type]
         await reading.wait()
         nursery.cancel_scope.cancel()
@@ -286,5 +292,6 @@ async def test_https(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, tru
 
 
 async def test_its_tools() -> None:
-    assert [spec.name for spec in await WebToolset().open()] == ["fetch"]
-    assert await WebToolset([]).open() == []
+    spool = ToolsetSpool(Spool(Path("/nowhere")).directory("web"), DEFAULT, trio.CapacityLimiter(1))
+    assert [spec.name for spec in await WebToolset(spool).open()] == ["fetch"]
+    assert await WebToolset(spool, []).open() == []

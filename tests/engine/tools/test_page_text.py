@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.limits import KIB, Limits
-from engine.tools.fetch import Response, fetched, moved
+from engine.limits import DEFAULT, KIB, Limits
+from engine.tools import fetch
+from engine.tools import page_text as pages
+from engine.tools.fetch import Response, moved
 from engine.tools.fetch_rules import parse_url
-from engine.tools.page_text import html_text, page_text
-from engine.tools.spec import Media
+from engine.tools.spec import Media, ToolResult
 
 URL = "https://a.org/docs/page"
 
 
 def nothing() -> None:
     pass
+
+
+PIECE = 1000
+
+
+def html_text(html: str, url: str, checkpoint: Callable[[], None] = nothing, size: int = PIECE) -> str:
+    def pieces() -> Iterator[str]:
+        for begin in range(0, len(html), size):
+            checkpoint()
+            yield html[begin : begin + size]
+
+    return "".join(pages.html_text(pieces(), url))
+
+
+def page_text(content_type: str, data: bytes, url: str, checkpoint: Callable[[], None]) -> str | None:
+    found = pages.page_text(content_type, [data[:1], data[1:]], url, checkpoint)
+    return None if found is None else "".join(found)
+
+
+def fetched(response: Response, checkpoint: Callable[[], None], limits: Limits = DEFAULT) -> ToolResult:
+    """The result with its text."""
+    told: list[str] = []
+    result = fetch.fetched(response, told.append, checkpoint, limits)
+    return attrs.evolve(result, text="".join(told))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +75,12 @@ def nothing() -> None:
 )
 def test_what_a_page_says(html: str, text: str) -> None:
     assert html_text(html, URL, nothing) == text
+    assert html_text(html, URL, nothing, size=3) == text
+
+
+def test_empty_lines_are_as_few_where_pieces_meet() -> None:
+    html = "<p>a</p>" + "<p> </p>" * 5 + "<pre>\n\n\nb\n\n\n\n\nc\n\n\n</pre>"
+    assert {html_text(html, URL, nothing, size=size) for size in (1, 2, 7, 50, 1000)} == {"a\n\nb\n\nc"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +194,7 @@ def test_any_page_gives_a_text(pieces: list[str]) -> None:
 
 # ------------------------------------------------------------------ results
 def response(body: bytes, *, status: int = 200, kind: str = "text/html", more: bool = False) -> Response:
-    return Response(target=parse_url(URL), status=status, content_type=kind, body=body, more=more)
+    return Response(target=parse_url(URL), status=status, content_type=kind, body=(body[:3], body[3:]), more=more)
 
 
 def test_results() -> None:
