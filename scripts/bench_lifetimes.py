@@ -113,15 +113,17 @@ async def prompt(client: Client, session: str) -> None:
     client.forget()
 
 
-async def at_rest(daemon: Daemon, client: Client, quiet: float) -> tuple[int, dict[str, Any]]:
-    """Bytes of the daemon's resident memory when nothing is at work, and its counts."""
+async def at_rest(daemon: Daemon, quiet: float) -> tuple[int, dict[str, Any]]:
+    """Bytes of the daemon's resident memory when nothing is at work, and its stats."""
     await trio.sleep(quiet)
     samples = []
     for _ in range(SAMPLES):
         samples.append(daemon.resident())
         await trio.sleep(0.2)
-    stats = await client.request("daemon.stats")
-    return round(statistics.median(samples)), stats["counts"]
+    async with daemon.connect() as client:
+        stats = await client.request("daemon.stats")
+    say(f"{mib(round(statistics.median(samples)))} MiB: {stats['memory']['owned']}")
+    return round(statistics.median(samples)), stats
 
 
 async def in_daemon(findings: Findings, first: int, count: int, bounds: dict[str, int]) -> None:
@@ -131,23 +133,25 @@ async def in_daemon(findings: Findings, first: int, count: int, bounds: dict[str
         daemon = Daemon("http://127.0.0.1:1", Path(folder), bounds)
         try:
             lives = Lives(daemon)
-            async with lives.clients(), daemon.connect() as client:
-                idle, _ = await at_rest(daemon, client, quiet)
+            async with lives.clients():
+                idle, _ = await at_rest(daemon, quiet)
                 findings.note("idle_mib", mib(idle), "MiB", "an idle daemon is resident with")
                 began = time.monotonic()
                 await many(range(first), lives.live, "daemon", daemon.resident)
-                before, counts = await at_rest(daemon, client, quiet)
+                before, _ = await at_rest(daemon, quiet)
                 findings.note("first_mib", mib(before), "MiB", f"after {first} sessions")
                 await many(range(first, count), lives.live, "daemon", daemon.resident)
-                after, counts = await at_rest(daemon, client, quiet)
+                after, stats = await at_rest(daemon, quiet)
                 seconds = time.monotonic() - began - 2 * (quiet + SAMPLES * 0.2)
                 findings.note("life_ms", round(seconds / count * 1000, 2), "ms", f"a life, {AT_ONCE} at a time")
+                counts = stats["counts"]
                 findings.note("counts", counts, "", "held at the end")
                 good = after <= GROWTH * before
                 findings.hold("last_mib", mib(after), good, "MiB", f"after {count} sessions, ≤ + 5 %")
                 good = counts["sessions"] <= most + most // 8 + AT_ONCE
                 what = f"sessions in memory, {len(lives.kept)} are stored"
                 findings.hold("live_sessions", counts["sessions"], good, "", what)
+            async with daemon.connect() as client:
                 await come_back(findings, client, lives.kept)
             findings.hold("errors", len(daemon.errors()), not daemon.errors(), "", "defects in the daemon's log")
         finally:

@@ -17,7 +17,7 @@ from engine.storage import catalog
 # of many small ones: about 10 ms. A message is never divided, and is within its own bounds.
 PAGE_BYTES: Final = 512 * KIB
 PAGE_MESSAGES: Final = 256
-PAGE_PARTS: Final = 1024
+PAGE_PARTS: Final = 512
 # Runs are small and of one size.
 PAGE_RUNS: Final = 1024
 # Pages that a deletion removes at once: a page of messages, a page of runs, and the session.
