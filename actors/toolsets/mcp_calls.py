@@ -68,7 +68,11 @@ class Questions:
         message, schema = params.get("message"), params.get("requestedSchema")
         if not isinstance(message, str):
             raise Refusal("the question has no message, or is far too long")
-        if len(orjson.dumps([message, schema])) > self._limits.tool_question_bytes:
+        try:
+            size = len(orjson.dumps([message, schema]))
+        except TypeError:  # a number beyond 64 bits, half a surrogate pair
+            raise Refusal("the question has a value that cannot be sent on") from None
+        if size > self._limits.tool_question_bytes:
             raise Refusal(f"the question has more than {self._limits.tool_question_bytes:,} bytes")
         try:
             form = parse_form(schema)
@@ -151,4 +155,8 @@ class Roots:
         self._asked.set()
         folders = self._folders if self._fixed is None else self._fixed
         paths = [PurePosixPath(folder) for folder in folders]
-        return {"roots": [{"uri": path.as_uri(), "name": path.name or "/"} for path in paths]}
+        return {"roots": [{"uri": path.as_uri(), "name": _label(path.name) or "/"} for path in paths]}
+
+
+def _label(name: str) -> str:
+    return name.encode(errors="replace").decode()

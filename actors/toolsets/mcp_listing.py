@@ -183,7 +183,10 @@ class _Tools:
         if fault is not None:
             return f"has a schema that {fault}"
         assert isinstance(schema, dict)
-        encoded = orjson.dumps({"type": "object", **schema})
+        try:
+            encoded = orjson.dumps({"type": "object", **schema})
+        except TypeError:  # a number beyond 64 bits, half a surrogate pair
+            return "has a schema with a value that cannot be sent on"
         if len(encoded) > self._limits.mcp_schema_bytes:
             return f"has a schema of more than {self._limits.mcp_schema_bytes:,} bytes"
         description = _label(entry.get("description") or entry.get("title"), self._limits.mcp_description_characters)

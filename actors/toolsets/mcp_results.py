@@ -6,6 +6,7 @@ text is the whole answer, not again at all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,7 +72,7 @@ async def tool_result(answer: CallToolResult, inbox: Inbox, spool: ToolsetSpool)
                     await output.feed(b"\n")
                 await _feed(block, output, held, media, spool)
             if not answer.content and answer.structured_content is not None:
-                await output.feed(orjson.dumps(_without_cuts(answer.structured_content, held)))
+                await output.feed(_encoded(_without_cuts(answer.structured_content, held)))
             collected = await output.finish()
     except BaseException:
         for one in media:
@@ -165,6 +166,13 @@ def strings_in(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from strings_in(inner)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a number beyond 64 bits, half a surrogate pair
+        return json.dumps(value).encode()
 
 
 def _without_cuts(value: Any, held: Held) -> Any:

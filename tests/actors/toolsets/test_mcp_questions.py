@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,37 @@ async def test_a_server_that_answers_the_call_does_not_wait_for_the_answer(tmp_p
         assert not (await world.do(write=[QUESTION, answer], answer=None, asks=person.ask)).is_error
         assert person.withdrawn == len(person.questions)
         await wait_all_tasks_blocked()
+
+
+async def test_a_server_that_crashes_takes_its_question_with_it(tmp_path: Path) -> None:
+    async with hosted(tmp_path, beside=True) as world, trio.open_nursery() as nursery:
+        person = Person()
+        nursery.start_soon(functools.partial(world.do, ask=[elicit()], asks=person.ask))
+        await person.asked()
+        assert (await world.do(exit=3)).is_error
+        await until(lambda: person.withdrawn == 1)
+        assert not (await world.do()).is_error
+
+
+async def test_a_toolset_that_is_restarted_takes_its_question_with_it(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as world, trio.open_nursery() as nursery:
+        person = Person()
+        nursery.start_soon(functools.partial(world.do, ask=[elicit()], asks=person.ask))
+        await person.asked()
+        await world.bad.restart()
+        assert person.withdrawn == 1
+        assert not (await world.do()).is_error
+
+
+async def test_what_cannot_be_sent_on_is_no_question(tmp_path: Path) -> None:
+    """Half a character is no message of the protocol; a number that is too large is refused."""
+    half = QUESTION.replace('"?"', '"\\ud83d"')
+    large = QUESTION.replace('"object"', '"object","title":1000000000000000000000')
+    async with hosted(tmp_path) as world:
+        person = Person()
+        assert not (await world.do(write=[half, large], asks=person.ask)).is_error
+        await until(lambda: "cannot be sent on" in world.record.read_text())
+        assert not (await world.do()).is_error and person.questions == []
 
 
 async def test_a_server_that_takes_its_question_back(tmp_path: Path) -> None:
