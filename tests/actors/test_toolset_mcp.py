@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -180,11 +181,14 @@ async def test_stop_leaves_no_program_even_one_that_never_answers(tmp_path: Path
 async def test_the_client_is_imported_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a second, in which streams would stand still."""
     threads = []
+    real = importlib.import_module
 
-    def imported(name: str) -> None:
-        threads.append((name, threading.current_thread() is threading.main_thread()))
+    def imported(name: str, package: str | None = None) -> Any:
+        if name == "mcp":
+            threads.append(threading.current_thread() is threading.main_thread())
+        return real(name, package)
 
-    monkeypatch.setattr("actors.toolsets.mcp.importlib.import_module", imported)
+    monkeypatch.setattr(importlib, "import_module", imported)
     async with opened(tmp_path) as world:
         await world.call("echo", text="x")
-    assert threads == [("mcp", False)]
+    assert threads == [False]
