@@ -27,7 +27,7 @@ from engine.tools.output import OutputCollector
 # Answers that wait to be taken. More calls than run at once cannot be answered; what nobody takes (the answer to a
 # call that was cancelled) is dropped when as many newer ones have come.
 HELD_MOST: Final = 64
-# Written to the disk at a time, and read back (see engine.tools.output.BATCH_BYTES): what of a string is in memory.
+# Read back from the disk at a time (see engine.tools.output.BATCH_BYTES).
 BLOCK_BYTES: Final = 256 * KIB
 
 
@@ -163,7 +163,8 @@ class Arrival:
                 cut = self._open.cuts[index]
                 if cut.lost is None:
                     self._block += self._unescape.feed(data)
-                    if len(self._block) >= BLOCK_BYTES:
+                    # With the piece that comes next no more than what may be in memory of a string.
+                    if len(self._block) >= self._inbox.limits.tool_memory_bytes // 2:
                         await self._write(cut)
                 return None
             case Line(data, cuts):
