@@ -22,6 +22,7 @@ from engine.providers.base import (
     UsageReported,
 )
 from engine.tools.names import to_provider
+from engine.transcript import compaction
 from engine.transcript.records import Finish, Message, TextPart, ToolPart, Usage
 
 # The longest count: an hour of a fast model's deltas, and below every bound of a turn's text.
@@ -76,6 +77,9 @@ def _script(request: ModelRequest) -> Iterator[Timed]:
                 yield from _say(_report(call))
             return
     text = _text(last).strip() if last is not None else ""
+    if request.instructions == compaction.INSTRUCTIONS:
+        yield from _say(_summary(text))
+        return
     tools = {spec.name for spec in request.tools}
     if match := _COUNT.fullmatch(text):
         yield from _count(match[1], match[2])
@@ -121,6 +125,14 @@ def _call(tool: str, tools: set[str], arguments: dict[str, str]) -> Iterator[Tim
 def _say(text: str) -> Iterator[Timed]:
     for word in _WORD.findall(text):
         yield 0.0, TextDelta(word)
+
+
+def _summary(text: str) -> str:
+    """What the user said last, of a conversation as it is told to be summarised."""
+    asked = [
+        _short(line.removeprefix(compaction.USER)) for line in text.splitlines() if line.startswith(compaction.USER)
+    ]
+    return "The user said: " + "; ".join(f"“{line}”" for line in asked[-_LINES:])
 
 
 def _report(call: ToolPart) -> str:

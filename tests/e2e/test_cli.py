@@ -191,6 +191,23 @@ def test_a_session_goes_on(server: DaemonProcess) -> None:
     assert ended.returncode == 1 and session_id in ended.stderr
 
 
+def test_a_session_is_compacted(server: DaemonProcess) -> None:
+    first = json.loads(answer(greenroom(server.folder, "run", "--json", "count to 900")).splitlines()[0])
+    session_id = first["session_id"]
+    answer(greenroom(server.folder, "run", "--session", session_id, "count to 2"))
+    ended = greenroom(server.folder, "sessions", "compact", session_id)
+    assert ended.returncode == 0 and "being summarised" in ended.stderr and ended.stdout == ""
+    shown = answer(greenroom(server.folder, "sessions", "show", session_id))
+    assert "[what the model is told of all before]\nThe user said: “count to 900”" in shown
+    lines = [
+        json.loads(line)
+        for line in answer(greenroom(server.folder, "sessions", "compact", session_id, "--json")).splitlines()
+    ]
+    assert [lines[0]["type"], lines[-1]["type"]] == ["run.started", "run.finished"]
+    ended = greenroom(server.folder, "sessions", "compact", "ses_nope")
+    assert ended.returncode == 1 and "ses_nope" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"), [(["--session", "ses_nope"], "ses_nope"), (["--model", "nope"], "no model is named 'nope'")]
 )

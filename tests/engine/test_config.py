@@ -239,6 +239,20 @@ def test_only_anthropic_bounds_an_answer() -> None:
     assert set(mistakes(demo)) == {"models.d.max_output_tokens"}
 
 
+def test_when_a_conversation_is_summarised_and_by_whom() -> None:
+    model = parse(MODEL).models["m"]
+    assert (model.compact_at, model.compact_model, model.context_window) == (0.8, None, 131_072)
+    for part in ("0", "0.1", "0.75", "1", "1.0"):
+        assert parse(MODEL + f"compact_at = {part}").models["m"].compact_at == float(part)
+    for wrong in ("0.09", "-0.5", "1.01", "80", "nan", "inf", "true", '"0.8"'):
+        assert set(mistakes(MODEL + f"compact_at = {wrong}")) == {"models.m.compact_at"}, wrong
+    assert parse(MODEL + 'compact_model = "demo"').models["m"].compact_model == "demo"
+    both = MODEL + 'compact_model = "small"\n[models.small]\nprovider = "demo"'
+    assert parse(both).models["m"].compact_model == "small"
+    found = mistakes(MODEL + 'compact_model = "smal"\n[models.small]\nprovider = "demo"')
+    assert found == {"models.m.compact_model": "no such model: did you mean small?"}
+
+
 def test_a_provider_that_there_is_not() -> None:
     assert set(mistakes('[models.m]\nprovider = "other"')) == {"models.m.provider"}
     assert set(mistakes('[models.m]\nprovider = ["openai"]')) == {"models.m.provider"}

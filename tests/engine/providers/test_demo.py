@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from engine.providers.base import (
     UsageReported,
 )
 from engine.tools.spec import ToolSpec
+from engine.transcript import compaction
 from engine.transcript.records import AssistantMessage, Message, TextPart, ToolPart, Usage, UserMessage
 
 ALL = ("files.search_files", "files.read_file", "shell.run")
@@ -29,6 +31,16 @@ def request(text: str, *, tools: tuple[str, ...] = ALL, result: ToolPart | None 
         messages.append(Message(AssistantMessage(id="m2", created_at=1), (result,)))
     specs = tuple(ToolSpec(name=name, description="", input_schema=b"{}") for name in tools)
     return ModelRequest(model="demo", instructions=None, messages=tuple(messages), tools=specs)
+
+
+def test_a_conversation_is_summarised_by_what_was_asked() -> None:
+    messages = [
+        Message(UserMessage(id=f"m{number}", created_at=1), (TextPart(id="p", text=f"question {number}"),))
+        for number in range(12)
+    ]
+    asked = attrs.evolve(request(compaction.question(messages, 10_000)), instructions=compaction.INSTRUCTIONS)
+    text = "".join(event.text for _, event in demo.answer(asked) if isinstance(event, TextDelta))
+    assert text.startswith("The user said: “question 2”; “question 3”") and text.endswith("“question 11”")
 
 
 def events(text: str, *, tools: tuple[str, ...] = ALL, result: ToolPart | None = None) -> list[ModelEvent]:
