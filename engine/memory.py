@@ -27,7 +27,7 @@ LEVELS: Final[tuple[Level, ...]] = ("normal", "soft", "hard")
 # Of a bound, where its level ends.
 LEAVE: Final = 0.9
 # Growth that is worth giving back, of an idle daemon of some 40 MiB.
-GROWTH: Final = 4 * MIB
+GROWTH: Final = 2 * MIB
 # Things that have ended: of 60 KiB an active run they are worth it as well.
 MANY: Final = 16
 # Seconds between two times of giving back while a level lasts: what little was freed meanwhile can wait.

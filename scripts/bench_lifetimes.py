@@ -41,7 +41,7 @@ AT_ONCE = 16
 GROWTH = 1.05
 # Both bounds on what stays (ended runs, idle sessions) are 256: what is measured first has reached them, though half of
 # its sessions were deleted. A quick measure has lower bounds.
-FIRST_LEAST = 700
+FIRST_LEAST = 1000
 QUICK_FIRST, QUICK_COUNT = 200, 400
 QUICK = {"terminal_retained_max": 64, "idle_sessions_max": 64}
 PROMPT = "count to 2"
@@ -267,7 +267,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sessions", type=int, default=10_000, metavar="N", help="lives (10000); at least 1400")
+    parser.add_argument("--sessions", type=int, default=10_000, metavar="N", help="lives (10000); at least 2000")
     parser.add_argument("--quick", action="store_true", help="400 lives with lower bounds: for every commit")
     parser.add_argument("--json", action="store_true", help="figures as JSON only, on one line at the end")
     arguments = parser.parse_args()
