@@ -22,7 +22,15 @@ from engine import codec, ids
 from engine.limits import KIB, Limits
 from engine.storage import applying, attachments, catalog, hidden
 from engine.storage.blobs import Blobs
-from engine.storage.portable import BLOB_PIECE_BYTES, LINE_BYTES, PIECE_CHARACTERS, VERSION, Counts, PortableSession
+from engine.storage.portable import (
+    BLOB_PIECE_BYTES,
+    LINE_BYTES,
+    PIECE_CHARACTERS,
+    VERSION,
+    Counts,
+    PortableSession,
+    mistakes,
+)
 from engine.storage.wal import Wal
 from engine.transcript import validation
 from engine.transcript.records import (
@@ -159,7 +167,7 @@ class Import:
         if not isinstance(value, dict) or value.get("role") not in ("user", "assistant"):
             raise self._bad("a message is an object with a role")
         role = value.pop("role")
-        info: MessageInfo = self._decode(value, UserMessage if role == "user" else AssistantMessage)
+        info: MessageInfo = self._record(value, UserMessage if role == "user" else AssistantMessage)
         new = attrs.evolve(
             info,
             id=self._own("msg", info.id),
@@ -190,7 +198,7 @@ class Import:
         for name, count in long.items():
             value[name] = self._long(file, name, count)
         given = value.pop("input", None)
-        part: Part = self._decode(value, kind)
+        part: Part = self._record(value, kind)
         if not isinstance(part, ToolPart):
             if given is not None:
                 raise self._bad("input: unknown field")
@@ -218,6 +226,8 @@ class Import:
         if not isinstance(given, str):
             raise self._bad("input: expected the text of its JSON")
         data = given.encode()
+        if len(data) > self._limits.tool_input_bytes:
+            raise self._bad(f"input: longer than {self._limits.tool_input_bytes} bytes (limits.tool_input_bytes)")
         try:
             value = orjson.loads(data)
         except orjson.JSONDecodeError:
@@ -314,6 +324,12 @@ class Import:
 
     def _own(self, prefix: str, old: str) -> str:
         return ids.derived(prefix, self._session_id, old)
+
+    def _record(self, value: Any, kind: type[Any]) -> Any:
+        record = self._decode(value, kind)
+        for mistake in mistakes(record):
+            raise self._bad(mistake)
+        return record
 
     def _decode(self, value: Any, kind: type[Any]) -> Any:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import hashlib
 import io
 import os
@@ -15,10 +16,12 @@ from typing import Any
 import attrs
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, Limits
-from engine.storage import blobs, catalog, checking, columns, database, hidden, outputs, starting
+from engine.storage import blobs, catalog, checking, columns, database, hidden, outputs, reading, starting
 from engine.storage.blobs import Blobs
 from engine.storage.changes import AddMessage, AddPart, AppendText, FinishMessage, FoldText, PutRun
 from engine.storage.exporting import Export
@@ -314,6 +317,15 @@ WRONG: dict[str, tuple[list[Any], int, str]] = {
     "unfinished": ([HEAD, {"message": {"role": "assistant", "id": "m", "created_at": 1}}, TEXT, END], 4, "never finished"),  # noqa: E501
     "running call": ([HEAD, TURN, call(state="running"), END], 4, "is running"),
     "call without output": ([HEAD, TURN, {"part": {k: v for k, v in CALL["part"].items() if k != "output"}}, END], 4, "has no output"),  # noqa: E501
+    "no id": ([HEAD, {"message": {**USER["message"], "id": "a b"}}], 2, "id: expected an id"),
+    "no call id": ([HEAD, TURN, call(call_id="x" * 129)], 3, "call_id: expected an id"),
+    "long name": ([HEAD, TURN, call(tool="x" * 201)], 3, "tool: expected 1 to 200"),
+    "long model": ([HEAD, {"message": {**TURN["message"], "model": "x" * 201}}], 2, "model: expected 1 to 200"),
+    "long code": (
+        [HEAD, {"message": {**TURN["message"], "error": {"code": "x" * 201, "message": ""}}}], 2, "error.code",
+    ),
+    "time": ([HEAD, {"message": {**USER["message"], "created_at": -1}}], 2, "created_at: expected 0 to"),
+    "tokens": ([HEAD, {"message": {**TURN["message"], "usage": {"input_tokens": 2**60}}}], 2, "usage: expected counts"),
     "two calls": ([HEAD, TURN, CALL, call(id="prt_d"), {"end": {"messages": 1, "parts": 2}}], 5, "two calls have"),
     "silent user": ([HEAD, USER, TURN], 3, "without parts"),
     "input no object": ([HEAD, TURN, call(input="[]")], 3, "JSON of an object"),
@@ -382,6 +394,58 @@ def test_bounds_of_long_strings(store: Store) -> None:
         else:
             with pytest.raises(BadLine, match="answer_bytes"):
                 taken(store, data, limits)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_bounds_of_the_input_of_a_call(store: Store, more: int) -> None:
+    limits = Limits(tool_input_bytes=100)
+    data = joined([HEAD, TURN, call(input='{"a":"' + "x" * (92 + more) + '"}'), END])
+    if more:
+        with pytest.raises(BadLine, match="tool_input_bytes"):
+            taken(store, data, limits)
+    else:
+        assert taken(store, data, limits).message_count == 1
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "kind", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (*path, name)
+            yield from places(inner, (*path, name))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_value_in_any_place_is_refused_or_right(store: Store, data: st.DataObject) -> None:
+    """Values of other types, anywhere: never anything but a BadLine."""
+    long = {**part(), "long": {"text": 3}}
+    end = {"end": {"messages": 2, "parts": 3, "blobs": 1}}
+    whole = {"handle": "out_1", "hash": SMALL, "size": 3}
+    lines = copy.deepcopy([HEAD, *BLOB, USER, long, {"piece": "abc"}, TEXT, TURN, call(whole=whole), end])
+    number = data.draw(st.integers(0, len(lines) - 1))
+    *path, last = data.draw(st.sampled_from(list(places(lines[number]))))
+    target: Any = lines[number]
+    for name in path:
+        target = target[name]
+    target[last] = data.draw(ANYTHING)
+    try:
+        made = taken(store, joined(lines))
+    except BadLine:
+        assert store.count("sessions") == store.count("messages") == store.count("blobs") == 0
+    else:
+        shown = reading.messages(store.reader, made.id, 50, None)
+        assert len(shown.messages) == 2
+        hidden.delete(store.writer, made.id)
+        store.writer.execute("DELETE FROM blobs")
 
 
 def test_any_byte_that_is_changed_imports_whole_or_not_at_all(full: Store, other: Store) -> None:
