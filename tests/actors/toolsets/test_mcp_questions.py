@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -51,22 +50,19 @@ class Person:
         await until(lambda: len(self.questions) >= count)
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (Answer(action="accept", content={"name": "é漢"}), {"action": "accept", "content": {"name": "é漢"}}),
-        (Answer(action="decline"), DECLINED),
-        (Answer(action="cancel"), {"action": "cancel"}),
-    ],
-)
-async def test_a_question_is_one_of_the_call_and_answered(tmp_path: Path, answer: Answer, told: Any) -> None:
+async def test_a_question_is_one_of_the_call_and_answered(tmp_path: Path) -> None:
     async with hosted(tmp_path) as world:
-        person = Person()
-        person.say(answer)
-        assert await world.ask(elicit(), asks=person.ask) == [told]
-        (question,) = person.questions
-        assert (question.message, question.schema) == ("Who?", FORM)
-        assert question.mistakes({"name": "longer"}) == [("name", "expected at most 5 characters")]
+        for answer, told in (
+            (Answer(action="accept", content={"name": "é漢"}), {"action": "accept", "content": {"name": "é漢"}}),
+            (Answer(action="decline"), DECLINED),
+            (Answer(action="cancel"), {"action": "cancel"}),
+        ):
+            person = Person()
+            person.say(answer)
+            assert await world.ask(elicit(), asks=person.ask) == [told]
+            (question,) = person.questions
+            assert (question.message, question.schema) == ("Who?", FORM)
+            assert question.mistakes({"name": "longer"}) == [("name", "expected at most 5 characters")]
         (hello,) = world.received("initialize")
         assert hello["params"]["capabilities"] == {"elicitation": {}, "roots": {"listChanged": True}}
 
@@ -96,21 +92,21 @@ async def test_nobody_to_ask_or_a_page_to_open_is_declined(tmp_path: Path) -> No
         assert person.questions == []
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        (elicit(message=7), "no message"),
-        (elicit(schema=None), "not one of an object"),
-        (elicit(schema={"type": "object", "properties": {"a": {"type": "object"}}}), "'a'"),
-        (elicit("m" * 100_000), "no message"),
-        ({"method": "elicitation/create"}, "no message"),
-    ],
-)
-async def test_a_question_that_is_none_is_refused(tmp_path: Path, asked: dict[str, Any], says: str) -> None:
+BAD: list[tuple[dict[str, Any], str]] = [
+    (elicit(message=7), "no message"),
+    (elicit(schema=None), "not one of an object"),
+    (elicit(schema={"type": "object", "properties": {"a": {"type": "object"}}}), "'a'"),
+    (elicit("m" * 100_000), "no message"),
+    ({"method": "elicitation/create"}, "no message"),
+]
+
+
+async def test_questions_that_are_none_are_refused(tmp_path: Path) -> None:
     async with hosted(tmp_path) as world:
         person = Person()
-        (error,) = await world.ask(asked, asks=person.ask)
-        assert error["code"] == -32602 and says in error["message"]
+        errors = await world.ask(*(asked for asked, _ in BAD), asks=person.ask)
+        for error, (_, says) in zip(errors, BAD, strict=True):
+            assert error["code"] == -32602 and says in error["message"]
         assert person.questions == []
 
 
