@@ -29,8 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ SPOOL_BYTES = 256 * 2**20
 SESSIONS, SERVERS = 3, 9
 # The window of a model of 131,072 tokens at 3 bytes each, what JSON adds to it, and 18 tools.
 REQUEST_BYTES = 500_000
-TRANSPORTS = ("stdio", "json", "sse")
+TRANSPORTS, TOOLS = ("stdio", "json", "sse"), ("text", "image")
 SMALL = 10 * LINE_BYTES
 _CUT = re.compile(r"^\[… ([\d,]+) lines?, ([\d,]+) bytes? cut …\]$", re.M)
 
@@ -62,6 +63,7 @@ _CUT = re.compile(r"^\[… ([\d,]+) lines?, ([\d,]+) bytes? cut …\]$", re.M)
 class Size:
     results: tuple[int, ...]  # bytes of a tool server's result
     official: float  # seconds that the official client has for each
+    officials: Collection[tuple[str, str]]  # what is measured of it
     shell: int  # bytes
     file: int  # bytes of the large file, and of the page
     filler: int  # files without a match
@@ -135,11 +137,12 @@ class Bench:
             tables += f"[permissions]\nallow = {json.dumps(TRANSPORTS)}\n"
             # Each on a daemon of its own: what one has left free would hide what the next one takes.
             for kind in TRANSPORTS:
-                for tool in ("text", "image"):
+                for tool in TOOLS:
                     for size in self.size.results:
                         what = f"{kind}_{tool}_{size // MB}mb"
                         self.on_daemon(what, tables, partial(self.mcp_result, kind, tool, size))
-                        self.official(what, kind, tool, size, SERVER if kind == "stdio" else [f"{url}/{kind}"])
+                        if (kind, tool) in self.size.officials:
+                            self.official(what, kind, tool, size, SERVER if kind == "stdio" else [f"{url}/{kind}"])
         self.healthy("mcp")
 
     def official(self, key: str, kind: str, tool: str, size: int, server: list[str]) -> None:
@@ -183,7 +186,9 @@ class Bench:
         async with caller(daemon, self.models, self.folder) as one:
             await one.small("shell.run", command=shlex.join([*PRINTER, "1000"]))
             command = shlex.join([*PRINTER, str(size)])
+            cpu = daemon.cpu()
             call, peak = await measured(self.health, one, "shell.run", command=command, timeout=600)
+            cpu = daemon.cpu() - cpu
             most = max(path.stat().st_size for path in (daemon.folder / "data").rglob("*") if path.is_file())
         floor = await trio.to_thread.run_sync(read_plainly, [*PRINTER, str(size)])
         what = f"{size / 1e9:g} GB over the shell"
@@ -197,6 +202,7 @@ class Bench:
         hold("shell_ends", ends, ends, "", f"{what}: the first and the last line are shown")
         hold("shell_file_bytes", most, most <= SPOOL_BYTES, "bytes", f"{what}: kept on the disk ≤ {SPOOL_BYTES}")
         note("shell_s", round(call.seconds, 2), "s", f"{what}: the run")
+        note("shell_cpu_s", round(cpu, 2), "s", f"{what}: CPU of the daemon")
         note("shell_floor_s", round(floor, 2), "s", f"{what}: a plain reader of the same program")
         note("shell_mb_per_s", round(size / call.seconds / MB), "MB/s", f"{what}; the floor is {size / floor / MB:.0f}")
         rate = round(call.live_per_second())
@@ -326,6 +332,7 @@ def main() -> int:
     size = Size(
         results=(MB,) if asked.quick else (MB, 10 * MB, 100 * MB),
         official=asked.official,
+        officials=[("stdio", "text"), ("json", "text")] if asked.quick else list(product(TRANSPORTS, TOOLS)),
         shell=int((asked.shell_gb or (0.1 if asked.quick else 1)) * 1e9),
         file=(30 if asked.quick else 300) * MB,
         filler=500 if asked.quick else 8000,
