@@ -41,7 +41,8 @@ class Pieces:
         key = (message.info.id, message.revision, message.form, format)
         found = self._entries.get(key)
         if found is None:
-            found = encode()
+            # Exact copies: what orjson gives holds on to a buffer of up to eight times its length.
+            found = tuple((role, memoryview(data).tobytes()) for role, data in encode())
             self._put(key, found)
         else:
             self._entries.move_to_end(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -96,6 +97,38 @@ def test_what_may_look_otherwise_the_next_time_is_not_kept(encode: Encode) -> No
     assert len(kept) == 0 and kept.bytes == 0
     list(encode(asked([stored(Message(shown.info, (*shown.parts, pruning.unseen(image("i")))))]), kept))
     assert len(kept) == 1
+
+
+@BOTH
+def test_what_is_kept_takes_what_it_counts(encode: Encode) -> None:
+    """orjson's buffers are larger than what is in them, and stay so."""
+    messages = [stored(user(str(number), 4000)) for number in range(200)]
+    kept = Pieces(10**7)
+    tracemalloc.start()
+    try:
+        for _ in encode(asked(messages), kept):
+            pass
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 200 * 4000 < held < kept.bytes * 1.1
+
+
+@BOTH
+def test_a_body_is_no_second_copy(encode: Encode) -> None:
+    """8 MB of messages that are kept: what a request adds are the brackets between them."""
+    messages = [stored(user(str(number), 8000)) for number in range(1000)]
+    kept = Pieces(10**8)
+    request = asked(messages)
+    for _ in encode(request, kept):
+        pass
+    tracemalloc.start()
+    try:
+        pieces = list(encode(request, kept))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, pieces)) > 8_000_000 and peak < 400_000
 
 
 def one(size: int) -> Encoded:
