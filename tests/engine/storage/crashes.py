@@ -11,7 +11,6 @@ also what a killed process leaves, since the system keeps what was written befor
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +43,11 @@ class Files:
         return cls(_read(folder / database.FILE_NAME), _read(folder / f"{database.FILE_NAME}-wal"), found)
 
     def write(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / blobs.FOLDER_NAME).mkdir(parents=True)
+        """Nothing else stays in the folder, which may have been written before."""
+        store = folder / blobs.FOLDER_NAME
+        store.mkdir(parents=True, exist_ok=True)
+        for path in (*folder.glob(f"{database.FILE_NAME}*"), *store.iterdir()):
+            path.unlink()
         (folder / database.FILE_NAME).write_bytes(self.database)
         if self.log:
             (folder / f"{database.FILE_NAME}-wal").write_bytes(self.log)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,14 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden, "PAGE_MESSAGES", 2)
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for the files that are looked at and thrown away: in memory where there is such a place."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 class Seen:
     """Looks at states, and holds them against what may be seen."""
 
@@ -208,10 +218,10 @@ class Seen:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_crash_at_every_write(store: Store, tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+def test_a_crash_at_every_write(store: Store, scratch: Path, name: str) -> None:
     operation = OPERATIONS[name]
     operation.before(store)
-    looking = Seen(tmp_path_factory.mktemp("crash"))
+    looking = Seen(scratch)
     moments = 1
 
     def counted() -> Iterator[None]:
@@ -239,9 +249,7 @@ def alone(files: Files, folder: Path) -> Any:
         return seen(store)
 
 
-def test_a_log_that_was_begun_anew_is_written_over_the_old_one(
-    store: Store, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_log_that_was_begun_anew_is_written_over_the_old_one(store: Store, scratch: Path) -> None:
     """Behind the frames of a commit stand those of earlier ones: they are not taken for new ones."""
     streaming(store)
     crashes.without_checkpoints(store.writer)
@@ -255,16 +263,14 @@ def test_a_log_that_was_begun_anew_is_written_over_the_old_one(
     store.writer.execute("COMMIT")
     after = Files.of(store.path.parent)
     assert len(after.log) == len(before.log) and after.log != before.log
-    looking = Seen(tmp_path_factory.mktemp("crash"))
+    looking = Seen(scratch)
     for files in crashes.states(before, after):
         looking.look(files)
     assert looking.found == [alone(before, looking.folder), alone(after, looking.folder)]
 
 
 # ------------------------------------------------------------------ what is written by its own transactions
-def test_a_crash_at_every_write_of_an_import(
-    store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_at_every_write_of_an_import(store: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.storage.importing._PAGE_BYTES", 8000)
     talk(store, 1)
     crashes.without_checkpoints(store.writer)
@@ -278,7 +284,7 @@ def test_a_crash_at_every_write_of_an_import(
     importing = Import(store.writer, Blobs(folder / blobs.FOLDER_NAME), Watched(store.path), Limits())
     lines = io.BytesIO(b"".join(session_lines(messages=6, text=3000, blob=20_000)))
     made = importing.run(lines, NOW, lambda *_: None)
-    looking = Seen(tmp_path_factory.mktemp("crash"))
+    looking = Seen(scratch)
     # The blob came within the first transaction.
     moments[0] = attrs.evolve(moments[0], blobs=moments[1].blobs)
     for before, after in itertools.pairwise(moments):
@@ -290,7 +296,7 @@ def test_a_crash_at_every_write_of_an_import(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_crash_at_every_write_of_a_migration(tmp_path: Path, version: int) -> None:
+def test_a_crash_at_every_write_of_a_migration(tmp_path: Path, scratch: Path, version: int) -> None:
     path = tmp_path / database.FILE_NAME
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -304,7 +310,7 @@ def test_a_crash_at_every_write_of_a_migration(tmp_path: Path, version: int) -> 
     tables.migrate(connection)
     after = Files.of(tmp_path)
     connection.close()
-    looking = Seen(tmp_path / "crash")
+    looking = Seen(scratch)
     for files in crashes.states(before, after):
         looking.look(files)
     if after != before:
@@ -315,19 +321,19 @@ def test_a_crash_at_every_write_of_a_migration(tmp_path: Path, version: int) -> 
         assert store.reader.execute("PRAGMA user_version").fetchone() == (len(tables.MIGRATIONS),)
 
 
-def test_a_crash_at_every_write_of_a_new_database(tmp_path: Path) -> None:
+def test_a_crash_at_every_write_of_a_new_database(tmp_path: Path, scratch: Path) -> None:
     (tmp_path / "new").mkdir()
     path = tmp_path / "new" / database.FILE_NAME
     connection = database.open_writer(path)
     made = Files.of(path.parent)
     connection.close()
-    looking = Seen(tmp_path / "crash")
+    looking = Seen(scratch)
     for files in (Files(b"", b"", {}), *crashes.states(attrs.evolve(made, log=b""), made)):
         looking.look(files)
     assert looking.found == [([], [])] and looking.states > 20
 
 
-def test_what_is_looked_at_is_what_the_files_say(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_is_looked_at_is_what_the_files_say(store: Store, scratch: Path) -> None:
     """The harness itself: a change that is not atomic is found."""
     talk(store, 2)
 
@@ -337,6 +343,6 @@ def test_what_is_looked_at_is_what_the_files_say(store: Store, tmp_path_factory:
         store.writer.execute("UPDATE sessions SET message_count = message_count - 1")
         yield
 
-    looking = Seen(tmp_path_factory.mktemp("crash"))
+    looking = Seen(scratch)
     with pytest.raises(AssertionError, match="it says that it has 4 messages, and has 3"):
         crashes.walk(store, careless(), looking.look)
