@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors._actor import open_actor
 from actors._guard import open_guard
 from actors._spool import open_spools
+from actors._toolset_life import Preview
 from actors._toolset_shared import SharedToolset
 from actors.composition import make_toolsets
 from actors.toolset import ToolsetActor, ToolsetRef
@@ -23,6 +25,7 @@ from engine import codec
 from engine.commands import OutputPiece
 from engine.config import Config, ToolsetConfig
 from engine.limits import Limits
+from engine.tools.spec import ToolContext, ToolResult, ToolSpec
 from tests.actors import mcp_server
 from tests.actors.test_toolset_life import CONTEXT, LIMITS, Server, Waiting, echo, state
 
@@ -186,3 +189,72 @@ async def test_servers_that_are_configured_alike_are_one_process(tmp_path: Path)
 
 async def nothing_kept(session_id: str, handle: str, offset: int, limit: int) -> OutputPiece:
     raise AssertionError
+
+
+class Wavering(Server):
+    """Takes its time to open and to close, fails now and then, and may be called when it has just broken."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+
+    async def open(self) -> Sequence[ToolSpec]:
+        assert self.open_now == 0, "opened twice"
+        self.open_now += 1
+        await trio.sleep(self._rng.choice((0, 0, 1, 50)))
+        if self._rng.random() < 0.2:
+            raise OSError("no such server")
+        return [self.spec("wait"), self.spec("echo")]
+
+    async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
+        await trio.sleep(self._rng.choice((0, 1)))
+        return ToolResult(text="echo")
+
+    async def close(self) -> None:
+        await trio.sleep(self._rng.choice((0, 0, 1)))
+        self.open_now = 0
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_whatever_three_names_do_it_is_open_once_or_not_at_all(autojump_clock: MockClock, seed: int) -> None:
+    rng = random.Random(seed)
+    server = Wavering(rng)
+    shared = SharedToolset(server)
+    async with contextlib.AsyncExitStack() as stack:
+        refs = [
+            await stack.enter_async_context(
+                open_actor(
+                    ToolsetActor(
+                        shared.view(), limits=LIMITS, lazy=True, restart="on_failure", idle=rng.choice((5, 99))
+                    ),
+                    name,
+                )
+            )
+            for name in names
+        ]
+
+        async def use(ref: ToolsetRef) -> None:
+            for _ in range(12):
+                with trio.move_on_after(rng.choice((0.5, 2, 1000))):
+                    match rng.randrange(6):
+                        case 0 | 1:
+                            await echo(ref)
+                        case 2:
+                            await ref.restart()
+                        case 3:
+                            await ref._cell.actor._life.stop()  # type: ignore[attr-defined]
+                        case 4:
+                            with contextlib.suppress(trio.WouldBlock):
+                                server.tell(broken="it was the test")
+                        case 5:
+                            await trio.sleep(rng.choice((1, 10)))
+
+        async with trio.open_nursery() as nursery:
+            for ref in (*refs, *refs):
+                nursery.start_soon(use, ref)
+        while server._news.statistics().current_buffer_used:  # what nobody has heard
+            server._news.receive_nowait()
+        for ref in refs:
+            await ref.restart()
+            assert await echo(ref) == "echo"
+    assert server.open_now == 0, "left open"
