@@ -33,7 +33,8 @@ from actors.registry import Registry
 from actors.registry_ref import RegistryRef
 from actors.run import SHUTDOWN
 from actors.services import Services
-from actors.store import Store, StoreRef
+from actors.store import Store
+from actors.store_ref import StoreRef
 from actors.titles import Titles
 from actors.toolset import Toolbox, ToolsetActor
 from actors.toolsets.files import FilesToolset, ReadPiece

@@ -21,7 +21,7 @@ import trio
 from actors._memory import Family, Mapped, family, heap, mapped, sqlite_bytes
 from actors.models import ModelsStatistics
 from actors.registry_ref import RegistryStatistics
-from actors.store import StoreStatistics
+from actors.store_ref import StoreStatistics
 from engine.limits import KIB
 
 # A WebSocket with its connection's actor, five tasks and their buffers.

@@ -16,7 +16,7 @@ import orjson
 from actors._feed import RunFeed
 from actors.journal import RunJournal
 from actors.snapshots import ShownPart, StoredSnapshot
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine import codec
 from engine.limits import Limits
 from engine.runs.events import PartDelta, PartStarted

@@ -11,7 +11,7 @@ import attrs
 from actors._clock import now_ms
 from actors._tally import Tally
 from actors.models import Models
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from actors.titles import Titles
 from actors.toolset import Toolbox
 from engine.limits import Limits

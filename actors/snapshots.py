@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine import codec
 from engine.errors import CallerError
 from engine.limits import DEFAULT, KIB

@@ -13,7 +13,7 @@ import trio
 
 from actors._ask import ActorDied
 from actors.models import Models
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine import codec, ids
 from engine.errors import EngineError
 from engine.providers.base import ModelRequest, TextDelta, UsageReported

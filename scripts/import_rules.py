@@ -67,7 +67,7 @@ ENGINE_ORDER = (
 ACTORS_ORDER = (
     "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
-    "places", "blobs", "journal", "paged", "models", "store", "snapshots", "_call_time", "_toolset_life",
+    "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles",
     "services", "windows", "compaction", "calls", "run", "session_ref", "session", "admission", "creating", "idle",
     "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "daemon", "api", "client",
@@ -93,7 +93,7 @@ ONLY_IN = {
     "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets"),
     "httpx2": ("actors._http",),
     "httpcore2": ("actors._http",),
-    "sqlite3": ("engine.storage", "actors._disk", "actors.store"),
+    "sqlite3": ("engine.storage", "actors._disk", "actors.store", "actors.store_ref"),
     "shtab": ("actors.cli.completion",),
     "prometheus_client": ("actors.metrics",),
     "threading": ("actors._disk", "actors.logs"),

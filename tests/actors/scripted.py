@@ -17,7 +17,7 @@ import trio
 
 from actors._feed import Bell, RunFeed
 from actors.api import Engine, RunHandle, open_engine
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine import codec
 from engine.config import Config, ModelConfig, Permissions, ToolsetConfig
 from engine.errors import PeerError

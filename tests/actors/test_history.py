@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine.commands import NewSession
 from engine.storage import applying, columns, database
 from engine.storage.changes import AddMessage, AddPart, Change, FinishMessage

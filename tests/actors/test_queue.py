@@ -10,7 +10,7 @@ from actors._feed import RunFeed
 from actors.api import RunHandle
 from actors.session import Session
 from actors.session_ref import StartedRun
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine.commands import StartRun
 from engine.errors import CallerError, PeerError
 from engine.runs.events import RunFinished, RunStarted

@@ -15,7 +15,7 @@ from actors._feed import RunFeed
 from actors.registry_ref import RegistryRef
 from actors.run import Run
 from actors.session_ref import StartedRun
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine.codec import DecodeError
 from engine.commands import NewSession, SessionChanges, StartRun
 from engine.errors import CallerError, PeerError

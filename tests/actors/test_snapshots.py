@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors._feed import RunFeed, Snapshot
 from actors.snapshots import StoredSnapshot
-from actors.store import StoreRef
+from actors.store_ref import StoreRef
 from engine.limits import KIB
 from engine.providers.base import ReasoningDelta, TextDelta
 from engine.runs.record import Run

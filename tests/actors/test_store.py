@@ -20,7 +20,8 @@ import trio.testing
 from actors._actor import open_actor
 from actors._ask import ActorDied
 from actors.journal import Flusher, RunJournal
-from actors.store import Store, StoreRef
+from actors.store import Store
+from actors.store_ref import StoreRef
 from engine.codec import DecodeError
 from engine.commands import NewSession, SessionChanges, StartRun
 from engine.errors import CallerError, OwnError, PeerError
