@@ -66,7 +66,7 @@ class Limits:
         16 * MIB, "bytes", "decoded messages of all windows: of some 25 long sessions at work; read again beyond it"
     )
     passivate_after: float = _seconds(600, "a session without run or watcher leaves memory")
-    idle_sessions_max: int = _bound(256, "count", "sessions in memory; of more the longest idle leave, not those with a run or watcher")
+    idle_sessions_max: int = _bound(256, "count", "sessions in memory; of more the longest idle leave, none with a run")
     request_cache_bytes: int = _bound(
         16 * MIB, "bytes", "messages as they stand in requests, of some 40 windows; encoded again beyond it"
     )
@@ -79,7 +79,7 @@ class Limits:
     media_bytes: int = _bound(10 * MIB, "bytes", "one file of a message or of a tool's result: no service takes more")
     window_media_bytes: int = _bound(16 * MIB, "bytes", "media that one model call shows, the newest; others are named")
     disk_queue: int = _bound(1024, "count", "operations that wait for the writer thread before producers wait")
-    log_soft_bytes: int = _bound(16 * MIB, "bytes", "the store's log file; beyond it a commit waits shortly for readers")
+    log_soft_bytes: int = _bound(16 * MIB, "bytes", "the store's log file; above it a commit waits shortly for readers")
     log_hard_bytes: int = _bound(48 * MIB, "bytes", "likewise, waiting up to 2 s: 64 MiB is what it may come to")
     seq_block: int = _bound(16_384, "count", "sequence numbers reserved durably at a time: none repeats")
 

@@ -261,9 +261,8 @@ def test_a_session() -> None:
 @pytest.mark.parametrize("character", ["x", '"', "語", "😀"])
 def test_the_longest_todos_fit_with_all_else_that_a_session_has(character: str) -> None:
     todos = tuple(Todo(text=character * TODO_CHARACTERS, status="in_progress") for _ in range(TODOS_MAX))
-    session = attrs.evolve(
-        SESSION, todos=todos, instructions="\0" * 65_536, metadata=b'{"a":"' + b"x" * 16_000 + b'"}', cwd="/" + "x" * 4095
-    )
+    metadata = b'{"a":"' + b"x" * 16_000 + b'"}'
+    session = attrs.evolve(SESSION, todos=todos, instructions="\0" * 65_536, metadata=metadata, cwd="/" + "x" * 4095)
     assert json.loads(objects.encode_session(attrs.evolve(SESSION, todos=todos)))["todos"] == [
         {"text": todo.text, "status": "in_progress"} for todo in todos
     ]
