@@ -221,17 +221,11 @@ async def test_whatever_three_names_do_it_is_open_once_or_not_at_all(autojump_cl
     server = Wavering(rng)
     shared = SharedToolset(server)
     async with contextlib.AsyncExitStack() as stack:
-        refs = [
-            await stack.enter_async_context(
-                open_actor(
-                    ToolsetActor(
-                        shared.view(), limits=LIMITS, lazy=True, restart="on_failure", idle=rng.choice((5, 99))
-                    ),
-                    name,
-                )
-            )
-            for name in names
-        ]
+        refs: list[ToolsetRef] = []
+        for name in ("one", "two", "three"):
+            idle = rng.choice((5, 99))
+            actor = ToolsetActor(shared.view(), limits=LIMITS, lazy=True, restart="on_failure", idle=idle)
+            refs.append(await stack.enter_async_context(open_actor(actor, name)))
 
         async def use(ref: ToolsetRef) -> None:
             for _ in range(12):
