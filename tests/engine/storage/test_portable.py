@@ -46,6 +46,7 @@ from engine.transcript.session import Session
 from engine.transcript.todo import Todo
 from tests.engine.storage.conftest import NOW, Store
 from tests.engine.storage.test_transcripts import EVERY_KIND
+from tests.session_files import session_lines
 
 LATER = NOW + 1000
 CONTENT = os.urandom(100_001)
@@ -472,6 +473,22 @@ def test_what_was_there_stays_when_an_import_fails(full: Store) -> None:
         taken(full, exported(full)[:-10])
     assert transcript(full, "ses_1") == before and full.count("sessions") == 1
     assert problems(full) == []
+
+
+def test_a_full_disk_leaves_nothing(store: Store) -> None:
+    store.session()
+    lines = b"".join(session_lines(messages=200, text=10_000, blob=100_000))
+    (pages,) = store.writer.execute("PRAGMA page_count").fetchone()
+    store.writer.execute(f"PRAGMA max_page_count = {pages + 300}")  # several transactions fit
+    with pytest.raises(PeerError) as raised, database.translated(store.path):
+        taken(store, lines)
+    assert raised.value.code == "disk_full"
+    store.writer.execute("PRAGMA max_page_count = 4294967294")
+    tables = ("sessions", "messages", "parts", "blobs", "attachments")
+    assert [store.count(table) for table in tables] == [1, 0, 0, 0, 0]
+    assert os.listdir(store.path.parent / blobs.FOLDER_NAME) == []
+    assert taken(store, lines).message_count == 200
+    assert problems(store) == []
 
 
 # ------------------------------------------------------------------ size
