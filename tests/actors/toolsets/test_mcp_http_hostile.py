@@ -24,8 +24,8 @@ from engine.limits import KIB, MIB, Limits
 from engine.mcp.sse import FIELD_BYTES
 from tests.actors.mcp_web import POST, Exchange, Script, good, serving
 from tests.actors.processes import descriptors, until
-from tests.actors.test_mcp_http_resume import spooled
 from tests.actors.test_toolset_mcp import CONTEXT, opened
+from tests.actors.toolsets.test_mcp_http_resume import spooled
 
 SECRET = "s3cr3t"
 # Seconds between two looks at the disk, where threads are at work.
