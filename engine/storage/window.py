@@ -100,20 +100,27 @@ def read(
     inside = bool(tail) and tail[0].role != "user"  # of a turn. Behind a summary a later question says enough.
     if user is None and inside and (found.summary is None or all(row.role != "user" for row in tail)):
         user = rows.user_before(tail[0].position)
-    messages = [] if found.summary is None else [_shown(rows.whole(found.summary))]
-    messages += [] if user is None else [rows.whole(user)]
-    lead = len(messages)
+    before = [row for row in (found.summary, user) if row is not None]
+    lead = len(before)
     compacted = 0 if found.summary is None else found.summary.position
     fresh = lead + sum(row.position < compacted for row in tail)
-    messages += [rows.whole(row) for row in tail]
+    shown = [*before, *tail]
+    outputs = [row.sizes.outputs for row in shown]
+    through = pruning.cleared_through(
+        outputs, limits.protected_tokens * BYTES_PER_TOKEN, limits.prune_tokens * BYTES_PER_TOKEN
+    )
+    size = sum(row.sizes.weight for row in shown) - sum(outputs[:through])
+    messages = tuple(
+        pruning.clear(rows.whole(row)) if index < through else rows.whole(row) for index, row in enumerate(shown)
+    )
     rows.close()
-    shown = pruning.prune(messages, limits.protected_tokens * BYTES_PER_TOKEN, limits.prune_tokens * BYTES_PER_TOKEN)
-    size = sum(map(weight_of, shown))
+    if found.summary is not None:
+        messages = (_shown(messages[0]), *messages[1:])
     if size > max_bytes:
-        shown = pruning.fit(shown, max_bytes)
-        size = sum(map(weight_of, shown))
+        messages = pruning.fit(messages, max_bytes)
+        size = sum(map(weight_of, messages))
     return Window(
-        messages=shown,
+        messages=messages,
         lead=lead,
         start=tail[0].position if tail else None,
         fresh=fresh,
