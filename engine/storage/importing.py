@@ -52,6 +52,9 @@ from engine.wire import handles
 _PAGE_BYTES: Final = 512 * KIB
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REMOVED_AT_ONCE: Final = 256
+# Of these something is kept in memory while they come: far above what a turn within its bounds has, and a session.
+_PARTS_MAX: Final = 20_000  # of one message
+_BLOBS_MAX: Final = 200_000
 _MISTAKE_CHARACTERS: Final = 500  # a mistake may quote what it is about
 
 Progress = Callable[[str, int, int], None]
@@ -240,6 +243,8 @@ class Import:
         if self._message is None:
             raise self._bad("a part without a message")
         key, _, parts = self._message
+        if len(parts) >= _PARTS_MAX:
+            raise self._bad(f"a message has at most {_PARTS_MAX} parts")
         new: Any = attrs.evolve(part, id=self._own("prt", part.id))
         if isinstance(part, CompactionPart) and part.kept_from is not None:
             new = attrs.evolve(new, kept_from=self._own("msg", part.kept_from))
@@ -272,6 +277,8 @@ class Import:
         if not isinstance(value, dict) or set(value) != {"hash", "size"}:
             raise self._bad("a blob has a hash and a size")
         digest, size = value["hash"], value["size"]
+        if len(self._given) >= _BLOBS_MAX:
+            raise self._bad(f"a session has at most {_BLOBS_MAX} blobs")
         if not isinstance(digest, str) or not _HASH.fullmatch(digest) or digest in self._given:
             raise self._bad("the hash of a blob is its SHA-256 in hex, and it comes once")
         most = max(self._limits.spool_file_bytes, self._limits.media_bytes)

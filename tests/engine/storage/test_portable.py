@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from engine.errors import CallerError, PeerError
 from engine.limits import DEFAULT, Limits
-from engine.storage import blobs, catalog, checking, columns, database, hidden, outputs, reading, starting
+from engine.storage import blobs, catalog, checking, columns, database, hidden, importing, outputs, reading, starting
 from engine.storage.blobs import Blobs
 from engine.storage.changes import AddMessage, AddPart, AppendText, FinishMessage, FoldText, PutRun
 from engine.storage.exporting import Export
@@ -106,8 +106,8 @@ def exported(store: Store, session_id: str = "ses_1") -> bytes:
 
 
 def taken(store: Store, data: bytes, limits: Limits = DEFAULT) -> Session:
-    importing = Import(store.writer, Blobs(store.path.parent / blobs.FOLDER_NAME), Wal(store.path), limits)
-    return importing.run(io.BytesIO(data), LATER, lambda *_: None)
+    bringing = Import(store.writer, Blobs(store.path.parent / blobs.FOLDER_NAME), Wal(store.path), limits)
+    return bringing.run(io.BytesIO(data), LATER, lambda *_: None)
 
 
 def transcript(store: Store, session_id: str) -> list[Message]:
@@ -408,6 +408,17 @@ def test_bounds_of_the_input_of_a_call(store: Store, more: int) -> None:
         assert taken(store, data, limits).message_count == 1
 
 
+def test_bounds_of_what_is_kept_while_it_comes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "_PARTS_MAX", 2)
+    monkeypatch.setattr(importing, "_BLOBS_MAX", 1)
+    three = [HEAD, USER, *(part(text="", id=f"prt_{number}") for number in range(3))]
+    with pytest.raises(BadLine, match="line 5: a message has at most 2 parts"):
+        taken(store, joined(three))
+    assert taken(store, joined([*three[:-1], {"end": {"messages": 1, "parts": 2}}])).message_count == 1
+    with pytest.raises(BadLine, match="line 4: a session has at most 1 blobs"):
+        taken(store, joined([HEAD, *BLOB, {"blob": {"hash": "0" * 64, "size": 0}}]))
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: (
@@ -535,8 +546,8 @@ def test_memory_and_log_do_not_depend_on_the_size(store: Store, tmp_path: Path) 
 
     tracemalloc.start()
     try:
-        importing = Import(store.writer, Blobs(tmp_path / blobs.FOLDER_NAME), wal, Limits(log_soft_bytes=1024 * 1024))
-        made = importing.run(io.BufferedReader(Counting(lines())), NOW, progress)
+        bringing = Import(store.writer, Blobs(tmp_path / blobs.FOLDER_NAME), wal, Limits(log_soft_bytes=1024 * 1024))
+        made = bringing.run(io.BufferedReader(Counting(lines())), NOW, progress)
         with contextlib.closing(database.open_beside(store.path)) as connection:
             out = Export(connection, made.id, Blobs(tmp_path / blobs.FOLDER_NAME))
             written = sum(len(line) for line in out.lines())
