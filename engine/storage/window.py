@@ -40,7 +40,7 @@ _SIZES: Final = (
     f" WHEN 'tool' THEN {CALL_BYTES} + coalesce(length(input), 0) + {_OUTPUT}"
     f" WHEN 'file' THEN {FILE_BYTES} ELSE 0 END),"
     f" total(CASE WHEN kind = 'tool' AND {_OUTPUT} > {pruning.SMALL_BYTES} THEN {_OUTPUT} ELSE 0 END),"
-    " total(kind = 'compaction') FROM parts WHERE message = ?"
+    " coalesce(min(kind = 'compaction'), 0) FROM parts WHERE message = ?"
 )
 # Text that still grows is in chunks; only an answer without an end may have any.
 _GROWING: Final = (
@@ -52,7 +52,7 @@ _GROWING: Final = (
 @attrs.frozen(slots=True, kw_only=True)
 class _Sizes:
     """Of a message: `weight` is what a model sees of it in bytes, `outputs` what of that are results which may be
-    cleared."""
+    cleared; `compaction`: it is a summary and nothing else."""
 
     weight: int
     outputs: int

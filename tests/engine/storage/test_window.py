@@ -20,7 +20,7 @@ from engine.storage.changes import AddMessage, AddPart, Change
 from engine.storage.rows import Rows
 from engine.transcript.cache import RowCache
 from engine.transcript.pruning import CLEARED
-from engine.transcript.records import AssistantMessage, CompactionPart, Message, ToolPart
+from engine.transcript.records import AssistantMessage, CompactionPart, Message, TextPart, ToolPart
 from engine.transcript.window import BYTES_PER_TOKEN, Window, weight_of
 from tests.engine.storage.conftest import NOW, Store
 from tests.engine.transcript.histories import answer, histories, user
@@ -103,6 +103,12 @@ def test_a_compaction_without_an_end_is_none(talking: Store) -> None:
     assert isinstance(open_one.info, AssistantMessage)
     put(talking, Message(attrs.evolve(open_one.info, finish=None, finished_at=None), open_one.parts), user("u2"))
     assert names(read(talking))[0] == "u0"
+
+
+def test_a_summary_among_other_parts_is_none(talking: Store) -> None:
+    mixed = compaction("c", kept_from=None)
+    put(talking, Message(mixed.info, (*mixed.parts, TextPart(id="prt_t", text="and more"))), user("u2"))
+    assert names(read(talking)) == ["u0", "a0", "u1", "a1", "b1", "c", "u2"]
 
 
 def test_a_summary_is_shown_however_much_has_come_since(talking: Store) -> None:
