@@ -7,18 +7,18 @@ its environment variable or its own file. Nothing is read from disk here; the ca
 
 from __future__ import annotations
 
-import difflib
 import os.path
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import attrs
 
-from engine import codec
+from engine import codec, config_checks
 from engine.codec import Check, DecodeError
+from engine.config_checks import BUILTIN_TOOLSETS, DEMO, ENTRIES_MAX, Mistakes
 from engine.config_values import (
     Listen,
     is_host,
@@ -26,27 +26,14 @@ from engine.config_values import (
     is_origin,
     parse_limits,
     parse_listen,
-    parse_quantity,
 )
 from engine.limits import MIB, Limits
 from engine.prices import Price
 from engine.tools.fetch_rules import parse_network
 from engine.tools.permissions import RULE_CHARACTERS_MAX, Rule, parse_rule
 
-DEMO: Final = "demo"  # the model that is always there
-# The built-in toolsets of this version with their tools.
-BUILTIN_TOOLSETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "files": ("read_file", "search_files", "list_directory", "write_file", "edit_file", "read_output"),
-        "shell": ("run", "start", "list", "view", "stop"),
-        "web": ("fetch",),
-        "todo": ("read", "write"),
-    }
-)
-
 # A file for people; beyond this it is something else.
 FILE_BYTES: Final = MIB
-ENTRIES_MAX: Final = 256  # models, toolsets, rules, hosts: each
 # Mistakes that are reported; a page of them is enough even for a file that is no configuration at all.
 MISTAKES_MAX: Final = 100
 PATH_MAX: Final = 200  # characters of a mistake's path that are shown
@@ -57,8 +44,6 @@ CURRENCY: Final = "USD"  # in which most services tell their prices
 COMPACT_AT: Final = 0.8  # of the window: what follows a step, a few large results, still fits
 _SECRET_NAMES: Final = frozenset({"api_key", "apikey", "key", "token", "secret", "password", "api_token"})
 _UNKNOWN: Final = "is not a known field"
-
-Mistakes = list[tuple[str, str]]
 
 
 class ConfigError(Exception):
@@ -238,14 +223,14 @@ def parse(text: str, **overrides: object) -> Config:
     limits, wrong = parse_limits(table if isinstance(table, dict) else {})
     mistakes += [(f"limits.{name}", message) for name, message in wrong]
     mistakes += _unknown_limits(raw)
-    mistakes += _call_timeouts(raw)
+    mistakes += config_checks.call_timeouts(raw)
     file: _File | None = None
     try:
         file = codec.decode(raw, _File, most=MISTAKES_MAX)
     except DecodeError as exc:
         mistakes += [(path, _advice(path, message)) for path, message in exc.fields]
-    mistakes += _models(raw) + _toolsets(raw) + _places(raw)
-    mistakes += _permissions(raw)
+    mistakes += config_checks.models(raw) + config_checks.toolsets(raw) + config_checks.places(raw)
+    mistakes += config_checks.permissions(raw)
     if mistakes or file is None:
         raise ConfigError(mistakes[:MISTAKES_MAX])
     return _build(file, limits)
@@ -298,149 +283,11 @@ def _allowed(name: str, toolset: ToolsetConfig, denied: list[Rule]) -> ToolsetCo
     return attrs.evolve(toolset, tools=left)
 
 
-# ------------------------------------------------------------------ mistakes
-# The checks below look at the raw tables, so that they report together with what the codec found. Whatever has
-# the wrong type is skipped: the codec says so.
-def _tables(raw: Mapping[str, Any], section: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    tables = raw.get(section)
-    if isinstance(tables, dict):
-        yield from ((name, table) for name, table in tables.items() if isinstance(table, dict))
-
-
-# What a model of each provider has to say; anthropic has a service of its own for a base_url.
-_NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"openai": ("base_url", "model"), "anthropic": ("model",)}
-)
-
-
-def _models(raw: Mapping[str, Any]) -> Mistakes:
-    mistakes: Mistakes = []
-    for name, table in _tables(raw, "models"):
-        place = f"models.{name}"
-        provider = table.get("provider")
-        if name == DEMO and provider != "demo":
-            mistakes.append((place, "demo is the built-in model: give this one another name"))
-        if isinstance(provider, str) and provider in _NEEDED:
-            mistakes += [(f"{place}.{field}", "is missing") for field in _NEEDED[provider] if field not in table]
-            if "api_key_env" in table and "api_key_file" in table:
-                mistakes.append((f"{place}.api_key_file", "give api_key_env or api_key_file, not both"))
-        elif provider == "demo":
-            unused = ("base_url", "model", "api_key_env", "api_key_file")
-            mistakes += [(f"{place}.{field}", "the demo model has none") for field in unused if field in table]
-        if provider != "anthropic" and "max_output_tokens" in table:
-            mistakes.append((f"{place}.max_output_tokens", "is for models of anthropic only"))
-    default = raw.get("default_model")
-    known = [*(name for name, _ in _tables(raw, "models")), DEMO]
-    for name, table in _tables(raw, "models"):
-        writer = table.get("compact_model")
-        if isinstance(writer, str) and writer not in known:
-            mistakes.append((f"models.{name}.compact_model", f"no such model{_meant(writer, known)}"))
-    if isinstance(default, str) and default not in known:
-        mistakes.append(("default_model", f"no such model{_meant(default, known)}"))
-    return mistakes + _title_model(raw, known)
-
-
-def _title_model(raw: Mapping[str, Any], known: list[str]) -> Mistakes:
-    name = raw.get("title_model")
-    if not isinstance(name, str):
-        return []
-    if name not in known:
-        return [("title_model", f"no such model{_meant(name, known)}")]
-    if name == DEMO or any(table.get("provider") == "demo" for other, table in _tables(raw, "models") if other == name):
-        return [("title_model", "the demo model is a script that makes no titles: name another one")]
-    return []
-
-
-def _toolsets(raw: Mapping[str, Any]) -> Mistakes:
-    mistakes: Mistakes = []
-    for name, table in _tables(raw, "toolsets"):
-        place = f"toolsets.{name}"
-        if table.get("kind") == "mcp":
-            mistakes += _server(name, place, table)
-        elif table.get("kind") == "builtin" and name not in BUILTIN_TOOLSETS:
-            mistakes.append((place, f"no such built-in toolset: this version has {', '.join(BUILTIN_TOOLSETS)}"))
-        elif table.get("kind") == "builtin":
-            unused = sorted(table.keys() & {"command", "args", "url", "headers_env", "env", "restart", "roots"})
-            mistakes += [(f"{place}.{field}", "a built-in toolset has none") for field in unused]
-            if name != "web" and "allow_networks" in table:
-                mistakes.append((f"{place}.allow_networks", "is for the toolset web only"))
-            tools = table.get("tools")
-            for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-                if isinstance(tool, str) and tool not in BUILTIN_TOOLSETS[name]:
-                    meant = _meant(tool, BUILTIN_TOOLSETS[name])
-                    mistakes.append((f"{place}.tools[{index}]", f"no such tool in {name}{meant}"))
-    return mistakes
-
-
-def _server(name: str, place: str, table: Mapping[str, Any]) -> Mistakes:
-    """Of a tool server, which is a program or a service, not both."""
-    mistakes: Mistakes = []
-    if name in BUILTIN_TOOLSETS:
-        mistakes.append((place, "is the name of a built-in toolset: give this one another name"))
-    if "command" in table and "url" in table:
-        mistakes.append((f"{place}.url", "give command or url, not both"))
-    elif "command" not in table and "url" not in table:
-        mistakes.append((f"{place}.command", "is missing: give command or url"))
-    elif "command" in table and "headers_env" in table:
-        mistakes.append((f"{place}.headers_env", "is for a server with url only"))
-    elif "url" in table:
-        unused = [field for field in ("args", "env") if field in table]
-        mistakes += [(f"{place}.{field}", "is for a server with command only") for field in unused]
-    if "allow_networks" in table:
-        mistakes.append((f"{place}.allow_networks", "is for the toolset web only"))
-    return mistakes
-
-
-def _permissions(raw: Mapping[str, Any]) -> Mistakes:
-    """What is no rule."""
-    table = raw.get("permissions")
-    mistakes: Mistakes = []
-    for verb in ("allow", "ask", "deny"):
-        rules = table.get(verb) if isinstance(table, dict) else None
-        for index, text in enumerate(rules[:ENTRIES_MAX] if isinstance(rules, list) else ()):
-            if not isinstance(text, str):
-                continue
-            try:
-                parse_rule(text)
-            except ValueError as exc:
-                mistakes.append((f"permissions.{verb}[{index}]", str(exc)))
-    return mistakes
-
-
-def _places(raw: Mapping[str, Any]) -> Mistakes:
-    listen = raw.get("listen")
-    try:
-        address = parse_listen(listen) if isinstance(listen, str) else Listen()
-    except ValueError:
-        return []
-    mistakes: Mistakes = []
-    if not address.loopback and "tls" not in raw and raw.get("insecure") is not True:
-        mistakes.append(
-            ("listen", "other machines can reach this address: give tls.cert_file and tls.key_file, or insecure = true")
-        )
-    if address.unix_path is not None and "tls" in raw:
-        mistakes.append(("tls", "a Unix-domain socket has no TLS"))
-    return mistakes
-
-
-def _call_timeouts(raw: dict[str, Any]) -> Mistakes:
-    """Times of toolsets as seconds, in place; those that are none are taken out and reported."""
-    mistakes: Mistakes = []
-    for name, table in _tables(raw, "toolsets"):
-        if "call_timeout" in table:
-            try:
-                table["call_timeout"] = parse_quantity(table["call_timeout"], "seconds")
-            except ValueError as exc:
-                del table["call_timeout"]
-                mistakes.append((f"toolsets.{name}.call_timeout", str(exc)))
-    return mistakes
-
-
 def _unknown_limits(raw: Mapping[str, Any]) -> Mistakes:
     table = raw.get("limits")
     known = attrs.fields_dict(Limits)
     names = table if isinstance(table, dict) else {}
-    return [(f"limits.{name}", f"{_UNKNOWN}{_meant(name, known)}") for name in names if name not in known]
+    return [(f"limits.{name}", f"{_UNKNOWN}{config_checks.meant(name, known)}") for name in names if name not in known]
 
 
 def _advice(path: str, message: str) -> str:
@@ -452,9 +299,4 @@ def _advice(path: str, message: str) -> str:
         return "no key belongs in this file: name its environment variable in api_key_env or its file in api_key_file"
     records = {"": _File, "models": ModelConfig, "toolsets": ToolsetConfig, "permissions": Permissions, "tls": Tls}
     record = records.get(section.partition(".")[0])
-    return message + (_meant(rest, attrs.fields_dict(record)) if record else "")
-
-
-def _meant(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name[:100], [*known], n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    return message + (config_checks.meant(rest, attrs.fields_dict(record)) if record else "")

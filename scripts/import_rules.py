@@ -58,6 +58,7 @@ ENGINE_ORDER = (
     ("runs.turn",),
     ("commands",),
     ("config_values", "prices"),
+    ("config_checks",),
     ("config", "mcp", "rendering"),
     ("wire",),
     ("storage",),  # reads rows as the wire shows them, so that a long text is never whole in memory
