@@ -10,6 +10,7 @@ Its tools take `size`, of the result in bytes of text; a whole number of lines.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -169,4 +170,5 @@ def over_http() -> None:
 
 
 if __name__ == "__main__":
-    over_http() if "--http" in sys.argv else over_pipes()
+    with contextlib.suppress(BrokenPipeError):  # the client was killed
+        over_http() if "--http" in sys.argv else over_pipes()

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 import trio
-from _daemon import Client, Daemon, percentile
+from _daemon import Client, Daemon, kept_waiting, percentile
 
 MB = 10**6
 MIB = 2**20
@@ -33,13 +33,13 @@ class Peak:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the high-water mark is the present again
-        self.idle = _status(pid, "VmRSS")
+        self.idle = status(pid, "VmRSS")
 
     def mb(self) -> float:
-        return round((_status(self._pid, "VmHWM") - self.idle) / MB, 2)
+        return round((status(self._pid, "VmHWM") - self.idle) / MB, 2)
 
 
-def _status(pid: int, name: str) -> int:
+def status(pid: int, name: str) -> int:
     """Bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -162,10 +162,22 @@ async def caller(daemon: Daemon, models: Any, folder: Path) -> AsyncIterator[Cal
         yield Caller(daemon, client, models, session)
 
 
-async def measured(health: Health, one: Caller, tool: str, **given: Any) -> tuple[Call, float]:
-    """A call, and the peak of the daemon's memory in it, in MB above what it was before."""
+@attrs.frozen
+class Cost:
+    """Of the daemon in a call: the peak of its memory, MB above what it was before; seconds of CPU, and for which its
+    loop had no core."""
+
+    peak: float
+    cpu: float
+    waited: float
+
+
+async def measured(health: Health, one: Caller, tool: str, **given: Any) -> tuple[Call, Cost]:
+    """A call and what it cost."""
     await trio.sleep(SETTLE)
-    peak = Peak(one.daemon.process.pid)
+    daemon = one.daemon
+    peak, cpu, waited = Peak(daemon.process.pid), daemon.cpu(), kept_waiting(daemon.process.pid)
     with health.marked():
         found = await one.call(tool, **given)
-    return found, peak.mb()
+    waited = kept_waiting(daemon.process.pid) - waited
+    return found, Cost(peak.mb(), round(daemon.cpu() - cpu, 2), round(waited, 2))

@@ -41,7 +41,20 @@ from _daemon import Daemon, Findings, model_server, say
 from _incident import FILES, MATCHES, NEEDLE, make_history, make_tree
 from _lines import FIRST, LAST, lines
 from _mcp_server import LINE_BYTES, READY
-from _tool_calls import MB, PREVIEW_BYTES, RESULT_BYTES, SETTLE, Call, Caller, Health, Peak, caller, measured
+from _tool_calls import (
+    MB,
+    PREVIEW_BYTES,
+    RESULT_BYTES,
+    SETTLE,
+    Call,
+    Caller,
+    Cost,
+    Health,
+    Peak,
+    caller,
+    measured,
+    status,
+)
 
 SCRIPTS = Path(__file__).resolve().parent
 SERVER = [sys.executable, "-I", "-S", str(SCRIPTS / "_mcp_server.py")]
@@ -124,6 +137,11 @@ class Bench:
     def peak(self, key: str, found: float, what: str) -> None:
         self.findings.hold(f"{key}_peak_mb", found, found <= PEAK_MB, "MB", f"{what}: peak above idle ≤ {PEAK_MB:g}")
 
+    def cost(self, key: str, found: Cost, what: str) -> None:
+        self.peak(key, found.peak, what)
+        self.findings.note(f"{key}_cpu_s", found.cpu, "s", f"{what}: CPU of the daemon")
+        self.findings.note(f"{key}_waited_s", found.waited, "s", f"{what}: its loop had no core")
+
     def result(self, key: str, call: Call, what: str) -> None:
         size = len(call.output.encode())
         good = call.state == "completed" and size <= RESULT_BYTES
@@ -148,13 +166,14 @@ class Bench:
     def official(self, key: str, kind: str, tool: str, size: int, server: list[str]) -> None:
         """The same with the official client's own transport, in a process of its own. Told, not judged."""
         command = [sys.executable, str(SCRIPTS / "_mcp_official.py"), "stdio" if kind == "stdio" else "http"]
-        try:
-            done = subprocess.run(
-                [*command, tool, str(size), *server], stdout=subprocess.PIPE, timeout=self.size.official, check=True
-            )
-            found = json.loads(done.stdout)
-        except subprocess.TimeoutExpired:
-            found = {"error": f"no answer within {self.size.official:g} s"}
+        with subprocess.Popen([*command, tool, str(size), *server], stdout=subprocess.PIPE) as process:
+            try:
+                out, _ = process.communicate(timeout=self.size.official)
+                found = json.loads(out)
+            except subprocess.TimeoutExpired:
+                found = {"error": f"no answer within {self.size.official:g} s"}
+                found["resident_mb"] = round(status(process.pid, "VmHWM") / MB)
+                process.kill()
         what = f"{tool} of {size // MB} MB over {kind}, the official client's transport: s, peak MB"
         say(f"{what}: {found}")
         self.findings.note(f"{key}_official", found, "", what)
@@ -162,10 +181,10 @@ class Bench:
     async def mcp_result(self, kind: str, tool: str, size: int, daemon: Daemon) -> None:
         async with caller(daemon, self.models, self.folder) as one:
             await one.small(f"{kind}.{tool}", size=SMALL)
-            call, peak = await measured(self.health, one, f"{kind}.{tool}", size=size)
+            call, cost = await measured(self.health, one, f"{kind}.{tool}", size=size)
         key, what = f"{kind}_{tool}_{size // MB}mb", f"{tool} of {size // MB} MB over {kind}"
-        say(f"{what}: {call.seconds:.2f} s, {peak} MB")
-        self.peak(key, peak, what)
+        say(f"{what}: {call.seconds:.2f} s, {cost}")
+        self.cost(key, cost, what)
         self.result(key, call, what)
         seconds = round(call.seconds, 3)
         if kind == "stdio" and size == 100 * MB:
@@ -186,15 +205,13 @@ class Bench:
         async with caller(daemon, self.models, self.folder) as one:
             await one.small("shell.run", command=shlex.join([*PRINTER, "1000"]))
             command = shlex.join([*PRINTER, str(size)])
-            cpu = daemon.cpu()
-            call, peak = await measured(self.health, one, "shell.run", command=command, timeout=600)
-            cpu = daemon.cpu() - cpu
+            call, cost = await measured(self.health, one, "shell.run", command=command, timeout=600)
             most = max(path.stat().st_size for path in (daemon.folder / "data").rglob("*") if path.is_file())
         floor = await trio.to_thread.run_sync(read_plainly, [*PRINTER, str(size)])
         what = f"{size / 1e9:g} GB over the shell"
-        say(f"{what}: {call.seconds:.2f} s (floor {floor:.2f}), {peak} MB")
+        say(f"{what}: {call.seconds:.2f} s (floor {floor:.2f}), {cost}")
         hold, note = self.findings.hold, self.findings.note
-        self.peak("shell", peak, what)
+        self.cost("shell", cost, what)
         self.result("shell", call, what)
         counts, whole = shown(call.output), (lines(size), size)
         hold("shell_counts", counts, counts == whole, "", f"{what}: lines, bytes")
@@ -202,7 +219,6 @@ class Bench:
         hold("shell_ends", ends, ends, "", f"{what}: the first and the last line are shown")
         hold("shell_file_bytes", most, most <= SPOOL_BYTES, "bytes", f"{what}: kept on the disk ≤ {SPOOL_BYTES}")
         note("shell_s", round(call.seconds, 2), "s", f"{what}: the run")
-        note("shell_cpu_s", round(cpu, 2), "s", f"{what}: CPU of the daemon")
         note("shell_floor_s", round(floor, 2), "s", f"{what}: a plain reader of the same program")
         note("shell_mb_per_s", round(size / call.seconds / MB), "MB/s", f"{what}; the floor is {size / floor / MB:.0f}")
         rate = round(call.live_per_second())
@@ -238,10 +254,10 @@ class Bench:
     ) -> None:
         async with caller(daemon, self.models, folder) as one:
             await one.small(tool, **little)
-            call, peak = await measured(self.health, one, tool, **given)
+            call, cost = await measured(self.health, one, tool, **given)
         what = f"{tool} of {json.dumps(given)}"
-        say(f"{what}: {call.seconds:.2f} s, {peak} MB, ends with {call.output[-100:]!r}")
-        self.peak(key, peak, what)
+        say(f"{what}: {call.seconds:.2f} s, {cost}, ends with {call.output[-100:]!r}")
+        self.cost(key, cost, what)
         self.result(key, call, what)
         self.findings.note(f"{key}_s", round(call.seconds, 2), "s", f"{what}: the run")
 
