@@ -13,6 +13,7 @@ import trio
 
 from tests.e2e.test_cli import answer, greenroom
 from tests.e2e.wire import Wire, WireError, connect, daemon
+from tests.model_server import model_server
 
 LIMIT = 60.0
 CONFIG = """
@@ -94,6 +95,21 @@ async def test_titles_have_no_control_characters(tmp_path: Path) -> None:
             record = (await wire.request("session.get", session_id=session))["session"]
             assert record["title"] == "[31m"
             await wire.request("session.update", session_id=session, title="x" * 200)
+
+
+def test_a_list_of_what_is_to_be_done(tmp_path: Path) -> None:
+    with model_server() as models:
+        service = f'[models.service]\nprovider = "openai"\nmodel = "service"\nbase_url = "{models.url}"\n'
+        with daemon(tmp_path / "data", service) as process:
+            todos = (
+                '{"todos":[{"text":"plan","status":"completed"},{"text":"build","status":"in_progress"},{"text":"x"}]}'
+            )
+            asked = greenroom(process.folder, "run", "--json", f"!tool name=todo__write input={todos}")
+            session = json.loads(answer(asked).splitlines()[0])["session_id"]
+            fork = answer(greenroom(process.folder, "sessions", "fork", session)).strip()
+            for one in (session, fork):
+                lines = answer(greenroom(process.folder, "sessions", "show", one)).splitlines()
+                assert [line for line in lines if line.startswith("[")][:3] == ["[x] plan", "[>] build", "[ ] x"]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
