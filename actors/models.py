@@ -117,6 +117,10 @@ class Models:
         """A call that failed with this code is repeated: to be counted."""
         self._tally.model_retries[name, code] += 1
 
+    def forget(self, session_id: str) -> None:
+        """The session has left memory: what is kept of its requests goes too."""
+        self._pieces.forget(session_id)
+
     def statistics(self) -> ModelsStatistics:
         return ModelsStatistics(models=len(self._configs), calls=self._calls, piece_bytes=self._pieces.bytes)
 
@@ -235,7 +239,10 @@ def _anthropic(config: ModelConfig, request: ModelRequest, key: str | None, limi
     return _Call(
         url=f"{base}/v1/messages",
         headers={"anthropic-version": anthropic_request.VERSION} | ({} if key is None else {"x-api-key": key}),
-        body=anthropic_request.encode_request(request, config.max_output_tokens, pieces),
+        # Services that only speak the format may refuse a field that they do not know.
+        body=anthropic_request.encode_request(
+            request, config.max_output_tokens, pieces, cached=config.base_url is None
+        ),
         decoder=AnthropicDecoder(limits),
     )
 

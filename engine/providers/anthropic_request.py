@@ -34,10 +34,15 @@ FORMATS: Final = ("anthropic", "anthropic, goes on")
 _IMAGES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 
-def encode_request(request: ModelRequest, max_output_tokens: int, kept: Pieces | None = None) -> Iterator[bytes]:
-    """Pieces of the body; joined they are one JSON document. Those of messages are taken from `kept`, and put there."""
-    pieces = kept if kept is not None else Pieces(0)
+def encode_request(
+    request: ModelRequest, max_output_tokens: int, kept: Pieces | None = None, *, cached: bool = False
+) -> Iterator[bytes]:
+    """Pieces of the body; joined they are one JSON document. Those of messages are taken from `kept`, and put there.
+    `cached`: the service is asked to keep what it has read for the next request, which begins with the same bytes."""
+    pieces = (kept if kept is not None else Pieces(0)).window(request.session_id)
     yield b'{"model":%s,"stream":true,"max_tokens":%d' % (orjson.dumps(request.model), max_output_tokens)
+    if cached:
+        yield b',"cache_control":{"type":"ephemeral"}'
     if request.instructions and not request.instructions.isspace():
         yield b',"system":' + orjson.dumps(request.instructions)
     if request.tools:
@@ -55,6 +60,7 @@ def encode_request(request: ModelRequest, max_output_tokens: int, kept: Pieces |
                 yield end + b'{"role":"%s","content":[' % role.encode()
                 last = role
             yield content
+    pieces.close()
     yield b"]}" if last is None else b"]}]}"
 
 

@@ -202,3 +202,19 @@ def test_images_that_calls_gave_are_in_their_results() -> None:
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
         said("[attached file lost.png: image/png, 99 bytes, not shown]"),
     ]
+
+
+def test_the_service_may_be_asked_to_keep_what_it_read() -> None:
+    """In a field of the request, which is the same in each: the requests of a run go on beginning alike."""
+    one = Message(UserMessage(id="m1", created_at=1), (TextPart(id="p1", text="a"),))
+    two = Message(UserMessage(id="m2", created_at=1), (TextPart(id="p2", text="b"),))
+    bodies = [
+        b"".join(
+            encode_request(ModelRequest(model="m", instructions=None, messages=messages, tools=()), 9, cached=True)
+        )
+        for messages in ((one,), (one, two))
+    ]
+    assert json.loads(bodies[0])["cache_control"] == {"type": "ephemeral"}
+    assert bodies[1].startswith(bodies[0].removesuffix(b"]}]}"))
+    plain = b"".join(encode_request(ModelRequest(model="m", instructions=None, messages=(one,), tools=()), 9))
+    assert "cache_control" not in json.loads(plain)
