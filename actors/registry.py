@@ -50,6 +50,7 @@ from engine.transcript.session import Session as SessionRecord
 
 _log = logging.getLogger("greenroom.registry")
 
+
 class Registry(Actor):
     def __init__(self, services: Services, defaults: Defaults) -> None:
         self._services = services
@@ -94,6 +95,7 @@ class Registry(Actor):
         if ref is child.ref:
             del self._sessions[child.name]
             ref.feed.close("draining")
+            self._services.models.forget(child.name)
             with contextlib.suppress(ActorDied):
                 self._services.store.forget_rows(child.name)
             for feed in [feed for feed in self._runs.values() if feed.run.session_id == child.name]:

@@ -292,6 +292,7 @@ class Run(Actor):
             messages=window.messages,
             tools=specs,
             media=self._services.store.read_media,
+            session_id=self._session.id,
         )
 
     # ------------------------------------------------------------ messages to the run at work

@@ -79,13 +79,15 @@ ReadMedia = Callable[[str, int, int], Awaitable[bytes]]
 @attrs.frozen(slots=True, kw_only=True)
 class ModelRequest:
     """One model call: all that an encoder needs. `messages` is the window, oldest first, valid for a provider
-    (every tool call has its result). `media` reads what stands in it as a marker (engine.transcript.media)."""
+    (every tool call has its result). `media` reads what stands in it as a marker (engine.transcript.media).
+    `session_id` is set if this is a step of the session: what is kept of its requests is what this one has."""
 
     model: str  # the name that the endpoint knows
     instructions: str | None
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
     media: ReadMedia | None = None
+    session_id: str | None = None
 
 
 class Decoder(Protocol):

@@ -28,7 +28,7 @@ _IMAGES_OF_CALLS: Final = "The images that these calls gave:"
 
 def encode_request(request: ModelRequest, kept: Pieces | None = None) -> Iterator[bytes]:
     """Pieces of the body; joined they are one JSON document. Those of messages are taken from `kept`, and put there."""
-    pieces = kept if kept is not None else Pieces(0)
+    pieces = (kept if kept is not None else Pieces(0)).window(request.session_id)
     yield b'{"model":%s,"stream":true,"stream_options":{"include_usage":true},"messages":[' % orjson.dumps(
         request.model
     )
@@ -42,6 +42,7 @@ def encode_request(request: ModelRequest, kept: Pieces | None = None) -> Iterato
                 yield comma
             yield piece
             comma = b","
+    pieces.close()
     yield b"]"
     if request.tools:
         yield b',"tools":' + orjson.dumps([_tool(spec) for spec in request.tools])

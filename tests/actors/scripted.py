@@ -121,6 +121,9 @@ class ScriptedModels:
     def retried(self, name: str, code: str) -> None:
         """Counted by the real one."""
 
+    def forget(self, session_id: str) -> None:
+        """Nothing is kept here."""
+
     @contextlib.asynccontextmanager
     async def open(self, name: str, request: ModelRequest) -> AsyncIterator[Call]:
         await trio.lowlevel.checkpoint()

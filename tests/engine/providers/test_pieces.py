@@ -156,3 +156,34 @@ def test_what_is_larger_than_the_bound_is_not_kept(size: int, count: int) -> Non
     kept = Pieces(ENTRY_BYTES + 100)
     assert kept.get(stored(user("u")), "f", lambda: one(size)) == one(size)
     assert len(kept) == count
+
+
+@BOTH
+def test_of_a_session_the_messages_of_its_last_request_are_kept(encode: Encode) -> None:
+    kept = Pieces(10**6)
+    messages = [stored(user(f"u{number}", 300)) for number in range(30)]
+    for begin in range(20):
+        list(encode(attrs.evolve(asked(messages[begin : begin + 5]), session_id="ses_1"), kept))
+    list(encode(attrs.evolve(asked([stored(user("other"))]), session_id="ses_2"), kept))
+    list(encode(asked([stored(user("asked beside"))]), kept))  # for a title, say
+    assert len(kept) == 7
+    alone = Pieces(10**6)
+    list(encode(asked(messages[19:24]), alone))
+    list(encode(asked([stored(user("other"))]), alone))
+    list(encode(asked([stored(user("asked beside"))]), alone))
+    assert kept.bytes == alone.bytes
+    kept.forget("ses_1")
+    kept.forget("never seen")
+    assert len(kept) == 2
+
+
+def test_a_request_whose_sending_was_broken_off_takes_nothing_from_the_next() -> None:
+    kept = Pieces(10**6)
+    messages = [stored(user(f"u{number}", 300)) for number in range(5)]
+    request = attrs.evolve(asked(messages), session_id="ses_1")
+    list(openai(request, kept))
+    broken = openai(request, kept)
+    for _ in range(3):
+        next(broken)
+    broken.close()  # type: ignore[attr-defined]
+    assert len(kept) == 5 and b"".join(openai(request, kept)) == b"".join(openai(request, None))
