@@ -101,6 +101,7 @@ class ToolsetLife:
         self._calls: set[trio.CancelScope] = set()
         self._free = trio.Event()  # no call is left
         self._failed_at = -math.inf
+        self._idled = False  # its last life ended because nobody used it
         self.state: ToolsetState = "stopped"
         self.error: str | None = None  # why it is not (wholly) usable
         self.broken: str | None = None  # why its last life ended, if it was not asked to
@@ -110,11 +111,14 @@ class ToolsetLife:
 
     # ------------------------------------------------------------ for users
     async def ready(self) -> bool:
-        """Open it if it is closed; whether it can be used now. Waits while it starts, also again."""
-        self.want()
-        while self.state in _PASSING:
-            await self._news.wait()
-        return self.state in USABLE
+        """Open it if it is closed; whether it can be used now. Waits while it starts, also again, and while it is
+        being closed because nobody has used it."""
+        while True:
+            self.want()
+            while self.state in _PASSING:
+                await self._news.wait()
+            if self.state != "stopped" or not self._idled:
+                return self.state in USABLE
 
     def want(self) -> None:
         """Somebody is about to use it."""
@@ -141,6 +145,7 @@ class ToolsetLife:
 
     async def stop(self) -> None:
         """Close it; returns when it is closed, to every caller. It may be used again afterwards."""
+        self._idled = False
         while self.state not in ("stopped", "failed"):
             if self._scope is not None:
                 self._scope.cancel(reason="the toolset is stopped")
@@ -213,6 +218,7 @@ class ToolsetLife:
                 news = await self._toolset.news()
             if news is None:
                 if not self.leases:
+                    self._idled = True
                     return None
                 continue
             if news.tools is not None:

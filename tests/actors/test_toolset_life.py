@@ -236,6 +236,55 @@ async def test_an_idle_one_is_closed_and_comes_back_with_its_tools_known(mock_cl
         assert await echo(ref) == "echo" and (await ref.status()).restarts == 0
 
 
+class Slow(Server):
+    """Whose end waits for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = trio.Event()
+
+    async def close(self) -> None:
+        await self.let.wait()
+        await super().close()
+
+
+async def test_a_use_while_an_idle_one_is_closed_opens_it_again(mock_clock: MockClock) -> None:
+    server = Slow()
+    async with alive(server, idle=100) as ref, trio.open_nursery() as nursery:
+        await echo(ref)
+        mock_clock.jump(101)
+        await wait_all_tasks_blocked()
+        assert await state(ref) == "stopping"
+        texts: list[str] = []
+
+        async def use() -> None:
+            texts.append(await echo(ref))
+
+        for _ in range(3):
+            nursery.start_soon(use)
+        await wait_all_tasks_blocked()
+        server.let.set()
+        await wait_all_tasks_blocked()
+        assert texts == ["echo"] * 3 and server.log == ["open", "close", "open"]
+
+
+async def test_a_stop_while_an_idle_one_is_closed_holds(mock_clock: MockClock) -> None:
+    server = Slow()
+    async with alive(server, idle=100) as ref, trio.open_nursery() as nursery:
+        await echo(ref)
+        mock_clock.jump(101)
+        await wait_all_tasks_blocked()
+        waiting = Waiting(ref, nursery)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(many, ref)
+        await wait_all_tasks_blocked()
+        server.let.set()
+        await wait_all_tasks_blocked()
+        assert waiting.text is not None and "is stopped" in waiting.text
+        assert server.log == ["open", "close"]
+        assert await echo(ref) == "echo"
+
+
 # ------------------------------------------------------------------ stop
 async def many(ref: ToolsetRef, tasks: int = 10) -> None:
     """Stop it from many tasks at once: all return after the end."""

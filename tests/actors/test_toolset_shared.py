@@ -120,17 +120,20 @@ async def test_a_restart_of_one_is_one_of_what_they_share(autojump_clock: MockCl
         assert [name for name in server.log if name != "left"] == ["open", "close", "open"]
 
 
-async def test_a_stop_of_one_that_connects_leaves_the_connect_to_the_other() -> None:
+async def test_a_stop_of_one_that_connects_leaves_the_connect_to_the_other(autojump_clock: MockClock) -> None:
     server = Server()
     server.hangs = True
     async with two(server) as refs, trio.open_nursery() as nursery:
         for ref in refs:
             nursery.start_soon(echo, ref)
             await wait_all_tasks_blocked()
+        began = trio.current_time()
+        await refs[0].stop()  # it was the one that had begun; the other one hangs then
+        assert trio.current_time() == began
         server.hangs = False
-        await refs[0].stop()  # it was the one that had begun
+        await refs[1].restart()
         assert await echo(refs[1]) == "echo"
-        assert server.log == ["open", "close", "open"]
+        assert server.log == ["open", "close", "open", "close", "open"]
 
 
 async def test_a_failed_start_is_closed_by_who_made_it(autojump_clock: MockClock) -> None:
@@ -197,13 +200,15 @@ class Wavering(Server):
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._rng = rng
+        self.calm = False
 
     async def open(self) -> Sequence[ToolSpec]:
         assert self.open_now == 0, "opened twice"
         self.open_now += 1
-        await trio.sleep(self._rng.choice((0, 0, 1, 50)))
-        if self._rng.random() < 0.2:
-            raise OSError("no such server")
+        if not self.calm:
+            await trio.sleep(self._rng.choice((0, 0, 1, 50)))
+            if self._rng.random() < 0.2:
+                raise OSError("no such server")
         return [self.spec("wait"), self.spec("echo")]
 
     async def call(self, tool: str, value: codec.Json, context: ToolContext, preview: Preview | None) -> ToolResult:
@@ -246,6 +251,7 @@ async def test_whatever_three_names_do_it_is_open_once_or_not_at_all(autojump_cl
         async with trio.open_nursery() as nursery:
             for ref in (*refs, *refs):
                 nursery.start_soon(use, ref)
+        server.calm = True
         while server._news.statistics().current_buffer_used:  # what nobody has heard
             server._news.receive_nowait()
         for ref in refs:
