@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -17,7 +19,7 @@ from engine.runs.log import Gap
 from engine.transcript.compaction import ATTEMPTS, INSTRUCTIONS
 from engine.transcript.records import CompactionPart, Message, TextPart, ToolPart, Usage
 from engine.transcript.window import Room
-from tests.actors.scripted import Call, Stage, Staged, kinds, of, shown, staged
+from tests.actors.scripted import Call, ScriptedModels, Stage, Staged, kinds, of, shown, staged
 from tests.stress.transcript_rules import event_problems, transcript_problems
 
 __all__ = ["staged"]
@@ -470,3 +472,68 @@ async def test_a_question_larger_than_the_window_is_cut(staged: Staged) -> None:
         assert len(text) < 3 * 8192 and text.startswith("Look:") and text.endswith("what is this?")
         say(call, "many")
         assert await end_of(run) == ("completed", None)
+
+
+# ------------------------------------------------------------------ all or nothing
+async def answer_all(models: ScriptedModels) -> None:
+    """Answers with a summary, or in a word, each time the loop has nothing else to do."""
+    while True:
+        call = await models.call()
+        await trio.lowlevel.checkpoint()
+        say(call, "a summary" if is_summary(call) else "fine")
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_stopped_at_any_step_it_has_happened_or_not(staged: Staged, by_hand: bool) -> None:
+    """Until a run has ended before its step; those of the disk's thread come when they come."""
+    async with staged() as stage:
+        room = Room(window=8192, answer=1024, compact_at=0.0)
+        seen: set[tuple[bool, str]] = set()
+        for step in range(0, 300, 1 if by_hand else 3):
+            session = await stage.engine.create_session()
+            await talk(stage, session, "first", "second")
+            before = await stage.messages(session.id)
+            stage.models.rooms["model"] = room if by_hand else attrs.evolve(room, compact_at=0.3)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer_all, stage.models)
+                run = await (session.compact() if by_hand else session.start("third " + LONG))
+                for _ in range(step):
+                    await trio.lowlevel.checkpoint()
+                record = await run.stop()
+                nursery.cancel_scope.cancel()
+            stage.models.rooms["model"] = room
+            after = await stage.messages(session.id)
+            compacted = any(part["kind"] == "compaction" for message in after for part in message["parts"])
+            shown_end = CompactionFinished in {type(one.event) for one in shown(run)}
+            assert compacted == shown_end and after[: len(before)] == before
+            assert by_hand is False or compacted or after == before
+            await check(stage, run)
+            seen.add((compacted, record.status))
+            await stage.usable(session.id)
+            if record.status == "completed":
+                break
+        assert {(False, "cancelled"), (True, "completed")} <= seen
+
+
+async def test_a_call_without_a_result_gets_it_where_it_is_stored(staged: Staged) -> None:
+    """When its run ends, not when the next request is made."""
+    started = trio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        started.set()
+        await trio.sleep(math.inf)
+        return ""
+
+    async with staged(tools=[wait]) as stage:
+        session = await stage.engine.create_session(toolsets=("functions",))
+        run = await session.start("go")
+        (await stage.models.call()).tools(("functions__wait", "{}"))
+        await started.wait()
+        await run.stop()
+        (call,) = [part for part in (await stage.messages(session.id))[1]["parts"] if part["kind"] == "tool"]
+        assert call["state"] == "error" and "did not finish" in call["error"]
+        await session.start("and now")
+        request = (await stage.models.call()).request
+        (shown_call,) = [part for message in request.messages for part in message.parts if isinstance(part, ToolPart)]
+        assert shown_call.error == call["error"]
