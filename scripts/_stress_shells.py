@@ -182,6 +182,7 @@ async def _kills(folder: Path, sessions: int, part: Part) -> None:
         if left := left_of(known):
             wrong.append(f"daemon {number}: {left}")
     part.note("killed_daemons", daemons, "", "daemons killed with SIGKILL, each on the data of the one before")
+    part.note("killed_sessions", sessions, "", "their commands")
     part.note("killed_processes_seen", seen, "", "processes below them, guards and keepers included")
     part.hold("left_after_kill", wrong[:5], not wrong, "", f"processes and zombies left {WITHIN:g} s later: none")
     part.slowest("slowest_after_kill_s", slowest, "the longest until all were gone")

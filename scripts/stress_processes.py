@@ -258,6 +258,9 @@ def main() -> int:
             (Path(folder) / "kills").mkdir()
             ends(Path(folder) / "ends", count - count // 4, part)
             kills(Path(folder) / "kills", count // 4, part)
+        for what in ("sessions", "processes_seen"):
+            count = sum(value for key, value in findings.figures.items() if key.endswith(f"_{what}"))
+            findings.note(what, count, "", f"{what.removesuffix('_seen')} in all")
         now = descriptors(os.getpid())
         findings.hold("descriptors", now, now == own, "", f"own descriptors, before {own}")
         findings.note("seed", SEED, "", "seed of what is by chance")
