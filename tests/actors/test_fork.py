@@ -12,10 +12,10 @@ import trio
 
 from engine.commands import ForkSession, NewSession, StartRun
 from engine.errors import CallerError, PeerError
-from engine.runs.events import ToolUpdated
+from engine.runs.events import RunFinished, ToolUpdated
 from engine.storage import fork, hidden
 from engine.storage.database import open_reader
-from tests.actors.scripted import LIMIT, Stage, Staged, staged, until_kind, until_text
+from tests.actors.scripted import LIMIT, Stage, Staged, of, staged, until, until_kind, until_text
 
 __all__ = ["staged"]
 
@@ -270,3 +270,25 @@ async def test_a_fork_is_a_session_of_its_own_while_the_other_works(staged: Stag
         assert run.record.status == "cancelled"
         assert started.run.session_id == copy.id
         assert await texts(stage, copy.id) == ["first", "second"]
+
+
+async def test_a_fork_of_a_compacted_session_shows_the_model_what_the_original_does(staged: Staged) -> None:
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        await talk(stage, session.id, 6)
+        started = await stage.registry.compact_session(session.id)
+        call = await stage.models.call()
+        call.text("the summary of all of it")
+        call.end()
+        await until(started.feed, lambda found: of(found, RunFinished))
+        copy = await session.fork()
+        seen: list[list[str]] = []
+        for one in (session, copy):
+            run = await one.start("and now?")
+            call = await stage.models.call()
+            parts = [part for message in call.request.messages for part in message.parts]
+            seen.append([getattr(part, "summary", None) or getattr(part, "text", "") for part in parts])
+            call.end()
+            await run.wait()
+        assert seen[0] == seen[1]
+        assert any("the summary" in text for text in seen[0]) and "question 0" not in seen[0], seen[0]

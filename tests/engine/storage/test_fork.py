@@ -121,6 +121,27 @@ def test_copies_have_ids_of_their_own_and_refer_to_each_other(store: Store) -> N
     assert not news & {message.info.id for message in messages(store, "ses_3")}
 
 
+@pytest.mark.parametrize(
+    ("at", "newest"), [("msg_a0", None), ("msg_ac1", "msg_ac1"), ("msg_a2", "msg_ac1"), (None, "msg_ac2")]
+)
+def test_the_window_of_a_fork_begins_at_the_newest_summary_that_was_copied(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at: str | None, newest: str | None
+) -> None:
+    monkeypatch.setattr(hidden, "PAGE_MESSAGES", 3)
+    long(store, 2)
+    answer(store, "c1", CompactionPart(id="prt_c1", summary="one", kept_from="msg_u1"), run="1")
+    store.start("2", text="more")
+    answer(store, "2", TextPart(id="prt_a2", text="and more"), run="2")
+    answer(store, "c2", CompactionPart(id="prt_c2", summary="two"), run="2")
+    make(store, at)
+    positions = store.reader.execute(
+        "SELECT messages.position FROM sessions JOIN messages ON messages.key = sessions.compacted"
+        " AND messages.session = sessions.key WHERE sessions.id = 'ses_2'"
+    ).fetchall()
+    wanted = store.reader.execute("SELECT position FROM messages WHERE id = ?", (newest,)).fetchall()
+    assert positions == wanted
+
+
 def test_every_kind_of_part_is_copied_as_it_is(store: Store) -> None:
     store.session()
     store.start()
