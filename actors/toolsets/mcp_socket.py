@@ -141,7 +141,9 @@ class Peer:
         except trio.TooSlowError:
             raise Broken(f"the server cannot be reached: no connection in {self._limits.connect_timeout:g} s") from None
         except (OSError, UnicodeError) as exc:
-            raise Broken(f"the server cannot be reached: {exc}") from None
+            # Of addresses that were all tried, the last one's reason.
+            reason = getattr(exc.__cause__, "strerror", None) or getattr(exc, "strerror", None) or str(exc)
+            raise Broken(f"the server cannot be reached: {reason}") from None
 
     async def _encrypt(self, stream: trio.SocketStream) -> trio.abc.Stream:
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ import trio
 
 from actors.toolset import ToolsetRef
 from engine.tools.environment import child_environment
-from tests.actors.processes import until
+from tests.actors import official_server
+from tests.actors.processes import read_until, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-servers"
@@ -70,6 +72,24 @@ async def over_http(folder: Path, *command: str) -> AsyncIterator[tuple[str, Pat
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+
+
+@asynccontextmanager
+async def official() -> AsyncIterator[dict[str, str]]:
+    """The server of official_server.py: its URLs, by way."""
+    command = installed(PYTHON, PYTHON / "bin" / "python", official_server.__file__)
+    with trio.fail_after(LIMIT):
+        process = await trio.lowlevel.open_process(list(command), stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            ports = (await read_until(process.stdout, b"\n")).decode().split()
+            yield {way: f"http://127.0.0.1:{port}/mcp" for way, port in zip(official_server.WAYS, ports, strict=True)}
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                if process.stdout is not None:
+                    await process.stdout.aclose()
 
 
 def listening_port(pid: int) -> int:

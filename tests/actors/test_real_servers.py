@@ -21,8 +21,9 @@ from engine import codec
 from engine.storage.spool import SpoolFile
 from engine.tools.environment import child_environment
 from engine.tools.spec import Answer, Media, Question
+from tests.actors.official_server import LONG
 from tests.actors.processes import until
-from tests.actors.real_servers import node, offered, over_http, python
+from tests.actors.real_servers import node, offered, official, over_http, python
 from tests.actors.test_toolset_mcp import CONTEXT, World, opened
 
 TIME = {"get_current_time": {"timezone"}, "convert_time": {"source_timezone", "time", "target_timezone"}}
@@ -269,6 +270,27 @@ async def test_a_session_that_everything_has_forgotten_is_begun_anew(tmp_path: P
         assert result.is_error and "session" in result.text
         assert (await world.call("echo", message="three")).text == "Echo: three"
         assert (await world.ref.status()).restarts == 1
+
+
+async def test_a_server_on_the_official_library(tmp_path: Path) -> None:
+    """In each of the ways that it speaks HTTP; it closes a stream in the middle of a call, which goes on."""
+    async with official() as urls:
+        for way, url in urls.items():
+            folder = tmp_path / way
+            folder.mkdir()
+            async with opened(folder, server=Server(url=url)) as world:
+                assert await offered(world.ref) == {"add": {"a", "b"}, "steps": {"count"}, "drop": set()}, way
+                assert (await world.call("add", a=2, b=3)).text == "5", way
+                shown: list[str] = []
+                result = await world.ref.call("steps", codec.dump({"count": 3}), CONTEXT, shown.append)
+                assert isinstance(result.whole, SpoolFile) and result.whole.path.read_text() == LONG, way
+                result.whole.discard()
+                assert shown == ([] if way == "json" else ["step 1\n", "step 2\n", "step 3\n"]), way
+                if way == "events":
+                    shown.clear()
+                    result = await world.ref.call("drop", b"{}", CONTEXT, shown.append)
+                    assert (result.text, shown) == ("resumed", ["before\n", "after\n"])
+                assert (await world.ref.status()).restarts == 0, way
 
 
 async def ended(url: str, session: str) -> None:
