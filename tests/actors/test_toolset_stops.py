@@ -3,6 +3,7 @@ is started again, while it is watched, in a call; then it works again."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -92,3 +93,28 @@ async def stopped_by_many(actor: ToolsetActor) -> None:
 
 async def echo(ref: ToolsetRef) -> None:
     assert (await ref.call("echo", b'{"text":"again"}', CONTEXT)).text == "again"
+
+
+async def test_no_more_servers_than_processes_may_be(tmp_path: Path) -> None:
+    limits = attrs.evolve(LIMITS, processes_max=2)
+    server = Server(command=(sys.executable, mcp_server.__file__), env=dict(os.environ), cwd=str(tmp_path))
+    with trio.fail_after(LIMIT):
+        async with (
+            open_spools(tmp_path, limits) as spools,
+            open_guard(limits) as guard,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            refs = []
+            for name in ("one", "two", "three"):
+                toolset = McpToolset(server, guard, spools.of_toolset(name), limits=limits)
+                actor = ToolsetActor(toolset, limits=limits, lazy=True, restart="never")
+                refs.append(await stack.enter_async_context(open_actor(actor, name)))
+            await echo(refs[0])
+            await echo(refs[1])
+            refused = await refs[2].call("echo", b"{}", CONTEXT)
+            assert refused.is_error and "2 processes are there, the most that may be at once" in refused.text
+            assert guard.statistics().processes == 2
+            await refs[0].stop()
+            assert (await refs[2].restart()).state == "ready"
+            await echo(refs[2])
+            assert guard.statistics().processes == 2
