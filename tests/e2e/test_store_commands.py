@@ -33,24 +33,42 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     return run
 
 
-def test_backup_and_check_beside_a_daemon_and_vacuum_without(tmp_path: Path, command: Command) -> None:
-    folder, copy = tmp_path / "data", tmp_path / "copy"
+def test_beside_a_daemon_and_without_one(tmp_path: Path, command: Command) -> None:
+    folder, copy, other, file = (tmp_path / name for name in ("data", "copy", "other", "talk.jsonl"))
     with daemon(folder) as process:
         answer(greenroom(folder, "run", "count to 5"))
+        (session,) = json.loads(command(folder, "sessions", "--json"))["sessions"]
         made = json.loads(command(folder, "store", "backup", str(copy), "--json"))
         assert made["target"] == str(copy) and made["database_bytes"] > 4096 and made["blobs"] == 0
         assert "is there already" in command(folder, "store", "backup", str(copy), code=2)
         assert json.loads(command(folder, "store", "check", "--json")) == {
             "good": True, "problems": 0, "notes": 0, "findings": [],
         }  # fmt: skip
-        assert f"pid {process.pid}" in command(folder, "store", "vacuum", code=4)
+        assert command(folder, "sessions", "export", session["id"], "--output", str(file)) == ""
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert "is there already" in command(folder, "sessions", "export", session["id"], "--output", str(file), code=2)
+        assert "no session has the id" in command(folder, "sessions", "export", "ses_unknown", code=1)
+        for words in (("store", "vacuum"), ("sessions", "import", str(file))):
+            assert f"pid {process.pid}" in command(folder, *words, code=4)
+
     assert "before" in command(folder, "store", "vacuum")
     assert set(json.loads(command(folder, "store", "vacuum", "--json"))) == {"bytes_before", "bytes_after"}
-    assert command(folder, "store", "check") == "good\n"
-    with daemon(copy):  # the copy is a data directory: a daemon starts on it, with what was there
-        (session,) = json.loads(command(copy, "sessions", "--json"))["sessions"]
-        assert session["title"] == "count to 5"
-        assert "1 2 3 4 5" in command(copy, "sessions", "show", session["id"], "--json")
+    assert command(folder, "store", "check") == command(copy, "store", "check") == "good\n"
+    text = file.read_text()
+    of_copy = answer(greenroom(copy, "sessions", "export", session["id"]))
+    assert "1 2 3 4 5" in text and text.splitlines()[1:] == of_copy.splitlines()[1:]  # a title may come late
+
+    cut = command(other, "sessions", "import", text=text[:-20], code=1)
+    assert "nothing was imported" in cut and f"line {text.count(chr(10))}: " in cut
+    assert "No such file" in command(other, "sessions", "import", str(tmp_path / "nothing"), code=2)
+    assert command(other, "sessions", "import", text=text).startswith("ses_")
+    brought = json.loads(command(other, "sessions", "import", str(file), "--json"))
+    assert command(other, "store", "check") == "good\n"
+    with daemon(other):  # what was imported goes on
+        assert len(json.loads(command(other, "sessions", "--json"))["sessions"]) == 2
+        answer(greenroom(other, "run", "--session", brought["session_id"], "count to 2"))
+        shown = json.loads(command(other, "sessions", "show", brought["session_id"], "--json"))
+        assert shown["session"]["title"] == brought["title"] and len(shown["messages"]) == 4
 
 
 def test_what_is_wrong_is_listed_and_fails(tmp_path: Path, command: Command) -> None:
@@ -73,28 +91,3 @@ def test_what_is_wrong_is_listed_and_fails(tmp_path: Path, command: Command) -> 
 def test_without_a_store_there_is_nothing_to_do(tmp_path: Path, command: Command, words: str) -> None:
     assert f"no store is in {tmp_path}" in command(tmp_path, *words.split(), code=2)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_session_goes_from_one_data_directory_to_another(tmp_path: Path, command: Command) -> None:
-    folder, other, file = tmp_path / "data", tmp_path / "other", tmp_path / "talk.jsonl"
-    with daemon(folder) as process:
-        answer(greenroom(folder, "run", "count to 5"))
-        (session,) = json.loads(command(folder, "sessions", "--json"))["sessions"]
-        assert command(folder, "sessions", "export", session["id"], "--output", str(file)) == ""
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        text = answer(greenroom(folder, "sessions", "export", session["id"]))
-        assert text == file.read_text()
-        assert "is there already" in command(folder, "sessions", "export", session["id"], "--output", str(file), code=2)
-        assert "no session has the id" in command(folder, "sessions", "export", "ses_unknown", code=1)
-        assert f"pid {process.pid}" in command(folder, "sessions", "import", str(file), code=4)
-    cut = command(other, "sessions", "import", text=text[:-20], code=1)
-    assert "nothing was imported" in cut and f"line {text.count(chr(10))}: " in cut
-    assert command(other, "sessions", "import", text=text).startswith("ses_")
-    made = json.loads(command(other, "sessions", "import", str(file), "--json"))
-    assert command(other, "store", "check") == "good\n"
-    assert "No such file" in command(other, "sessions", "import", str(tmp_path / "nothing"), code=2)
-    with daemon(other):
-        assert len(json.loads(command(other, "sessions", "--json"))["sessions"]) == 2
-        shown = json.loads(command(other, "sessions", "show", made["session_id"], "--json"))
-        assert shown["session"]["title"] == "count to 5" and "1 2 3 4 5" in json.dumps(shown["messages"])
-        answer(greenroom(other, "run", "--session", made["session_id"], "count to 2"))
