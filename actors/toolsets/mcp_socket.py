@@ -141,9 +141,7 @@ class Peer:
         except trio.TooSlowError:
             raise Broken(f"the server cannot be reached: no connection in {self._limits.connect_timeout:g} s") from None
         except (OSError, UnicodeError) as exc:
-            # Of addresses that were all tried, the last one's reason.
-            reason = getattr(exc.__cause__, "strerror", None) or getattr(exc, "strerror", None) or str(exc)
-            raise Broken(f"the server cannot be reached: {reason}") from None
+            raise Broken(f"the server cannot be reached: {_reason(exc)}") from None
 
     async def _encrypt(self, stream: trio.SocketStream) -> trio.abc.Stream:
         try:
@@ -178,6 +176,14 @@ async def _next(stream: trio.abc.Stream, http: h11.Connection) -> h11.Event | ty
             raise Broken("the answer broke off" if ended else f"the answer is not HTTP: {exc}") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise Broken(f"the connection broke: {exc.__cause__ or exc}") from None
+
+
+def _reason(exc: BaseException) -> str:
+    """What the system says; of several addresses that were tried, of the last."""
+    cause = exc.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[-1]
+    return (cause is not None and _reason(cause)) or getattr(exc, "strerror", None) or str(exc)
 
 
 def _socket(stream: trio.abc.Stream) -> trio.socket.SocketType:
