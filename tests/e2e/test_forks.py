@@ -97,6 +97,25 @@ async def test_titles_have_no_control_characters(tmp_path: Path) -> None:
             await wire.request("session.update", session_id=session, title="x" * 200)
 
 
+async def test_a_title_made_by_a_service_is_told(tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT), model_server() as models:
+        service = f'[models.service]\nprovider = "openai"\nmodel = "service"\nbase_url = "{models.url}"\n'
+        service += "[models.service.price]\ninput = 1\noutput = 1\n"
+        with daemon(tmp_path / "data", f'title_model = "service"\n{service}') as process:
+            async with connect(process.folder) as wire:
+                session = (await wire.request("session.create", model="service"))["session"]["id"]
+                watch = (await wire.request("session.watch", session_id=session))["watch_id"]
+                await wire.request("run.start", session_id=session, text="!stream n=3 text=one-")
+                while True:
+                    push = await wire.push(watch)
+                    title = push["params"].get("session", {}).get("title", "")
+                    if push["method"] == "session.changed" and title and not title.startswith("!"):
+                        break
+                usage = push["params"]["session"]["usage"]
+                page = await wire.request("session.messages", session_id=session)
+                assert usage["cost"] > page["messages"][-1]["info"]["usage"]["cost"], "making it is counted too"
+
+
 def test_a_list_of_what_is_to_be_done(tmp_path: Path) -> None:
     with model_server() as models:
         service = f'[models.service]\nprovider = "openai"\nmodel = "service"\nbase_url = "{models.url}"\n'
