@@ -146,9 +146,7 @@ def test_every_kind_of_part_is_copied_as_it_is(store: Store) -> None:
     store.session()
     store.start()
     parts: tuple[Part, ...] = (
-        ToolPart(
-            id="prt_t", call_id="call_1", tool="t.t", state="completed", input=b'{"a":1}', output="out"
-        ),
+        ToolPart(id="prt_t", call_id="call_1", tool="t.t", state="completed", input=b'{"a":1}', output="out"),
         ToolPart(id="prt_e", call_id="call_2", tool="files.read_file", state="error", error="bad\0"),
         FilePart(id="prt_f", mime="image/png", size=3, data_base64="AAAA", call_id="call_1"),
     )
