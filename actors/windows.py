@@ -64,11 +64,12 @@ class Windows:
             self._session.id,
             max_messages=self._services.limits.window_messages,
             max_bytes=self.budget,
-            start=self._marks.start,
+            start=self._marks.start.get(self.model),
             run_id=self._run_id,
-            media_bytes=self._marks.media_bytes,
+            media_bytes=self._marks.media_bytes.get(self.model),
         )
-        self._marks.start = self.last.start
+        if self.last.start is not None:
+            self._marks.start[self.model] = self.last.start
         return self.last
 
     def is_due(self, window: Window) -> bool:
@@ -80,7 +81,7 @@ class Windows:
 
     def compacted(self) -> None:
         """The next window begins elsewhere."""
-        self._marks.start = None
+        self._marks.start.clear()
 
     def refused(self, error: PeerError) -> bool:
         """A service refused the last request as too large: the next one is smaller. Whether that is by media alone."""
@@ -88,7 +89,7 @@ class Windows:
         media = media_bytes(self.last.messages)
         if media and kind in (Overflow.MEDIA, Overflow.BYTES):
             # Half of them, then none: which one was too large is not always said.
-            self._marks.media_bytes = media // 2 if self._marks.media_bytes is None else 0
+            self._marks.media_bytes[self.model] = 0 if self.model in self._marks.media_bytes else media // 2
             return True
         self.learn(self.model, error, self.size)
         return False

@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import orjson
 
-from engine.transcript.records import FilePart, Form, Message, Part, TextPart, ToolPart
+from engine.transcript.records import CompactionPart, FilePart, Form, Message, Part, TextPart, ToolPart
 from engine.transcript.window import text_bytes, weight_of
 
 CLEARED: Final = "[The output of this call is old and was cleared to save room. Repeat the call if it is needed again.]"
@@ -123,7 +123,7 @@ def _level(sizes: Sequence[int], room: int) -> int:
 
 def _sizes(part: Part) -> list[int]:
     match part:
-        case TextPart(text=text):
+        case TextPart(text=text) | CompactionPart(summary=text):
             return [text_bytes(text)]
         case ToolPart(input=given, output=output, error=error):
             return [len(given), text_bytes(output), text_bytes(error)]
@@ -140,6 +140,8 @@ def _short(part: Part, bound: int) -> Part:
     match part:
         case TextPart(text=text):
             return attrs.evolve(part, text=cut(text, bound))
+        case CompactionPart(summary=text):
+            return attrs.evolve(part, summary=cut(text, bound))
         case ToolPart(input=given, output=output, error=error):
             if len(given) > bound:
                 given = orjson.dumps({"cut": cut(given.decode("utf-8", "replace"), bound)})

@@ -128,12 +128,12 @@ class Window:
 
 @attrs.define(slots=True)
 class Marks:
-    """What a session remembers from one window to the next, in memory: without it requests are as right, but a
-    provider's cache is missed once, or its bound is met once more."""
+    """What a session remembers from one window to the next, by model and in memory: without it requests are as right,
+    but a provider's cache is missed once, or its bound is met once more."""
 
-    start: int | None = None
-    media_bytes: int | None = None  # of media that a service took, if it refused more
-    tokens: dict[str, int] = attrs.field(factory=dict)  # by model: of its window, if it turned out to be smaller
+    start: dict[str, int] = attrs.field(factory=dict)  # where its window begins
+    media_bytes: dict[str, int] = attrs.field(factory=dict)  # of media that its service took, if it refused more
+    tokens: dict[str, int] = attrs.field(factory=dict)  # of its window, if that turned out to be smaller
 
     def learn(self, model: str, tokens: int) -> None:
         """The model takes this many tokens and no more."""

@@ -438,6 +438,25 @@ async def test_what_a_service_says_of_its_window_is_used(staged: Staged) -> None
         await talk(stage, session, "once more")
 
 
+async def test_each_model_has_a_window_of_its_own(staged: Staged) -> None:
+    """A smaller one sees less of the conversation, and nothing is lost for the other."""
+    async with staged() as stage:
+        stage.models.rooms["model"] = Room(window=100_000, answer=1024, compact_at=0.9)
+        stage.models.rooms["other"] = Room(window=2048, answer=256, compact_at=0.0)
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second", "third")
+        run = await session.start("fourth", model="other")
+        call = await stage.models.call()
+        assert "first" not in texts(call) and texts(call)[-1] == "fourth"
+        say(call, "seen less")
+        assert await end_of(run) == ("completed", None)
+        run = await session.start("fifth")
+        call = await stage.models.call()
+        assert not is_summary(call) and texts(call)[0] == "first"
+        say(call, "seen all")
+        assert await end_of(run) == ("completed", None)
+
+
 async def test_a_result_larger_than_the_window_does_not_end_the_session(staged: Staged) -> None:
     def read() -> str:
         """Read."""

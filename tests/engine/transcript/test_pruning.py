@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.transcript import pruning
 from engine.transcript.pruning import CLEARED, SMALL_BYTES, cleared_through, cut, fit, prune
-from engine.transcript.records import Message, TextPart, ToolPart
+from engine.transcript.records import CompactionPart, Message, TextPart, ToolPart
 from engine.transcript.window import FILE_BYTES, weight_of
 from tests.engine.transcript.histories import answer, histories, image, user
 
@@ -115,6 +115,15 @@ def test_a_cut_keeps_characters_whole(bound: int) -> None:
     found = cut(text, bound)
     assert "\ufffd" not in found and len(found.encode()) <= max(bound, 110)
     assert cut("short", 5) == "short"
+
+
+def test_a_summary_that_was_written_for_a_larger_window_is_cut() -> None:
+    info = user("s").info
+    messages = [Message(info, (CompactionPart(id="p", summary="first " + "s" * 30_000),)), user("u", 100)]
+    summary, question = fit(messages, 3000)
+    part = summary.parts[0]
+    assert isinstance(part, CompactionPart) and part.summary.startswith("first s") and len(part.summary) < 3000
+    assert question is messages[1]
 
 
 def test_a_long_input_stays_an_object() -> None:
