@@ -299,8 +299,8 @@ class _Call:
             forms: list[str] = []
             for text in self._texts(self._arguments[name]):
                 forms.append(text)
-                resolved = os.path.normpath(os.path.join(self._cwd or "", text)) if "\0" not in text else text
-                forms += [os.path.normpath(text), resolved]
+                resolved = _normal(os.path.join(self._cwd or "", text)) if "\0" not in text else text
+                forms += [_normal(text), resolved]
                 if self._cwd is not None and resolved.startswith(f"{self._cwd.rstrip('/')}/"):
                     forms.append(resolved[len(self._cwd.rstrip("/")) + 1 :])
                 forms += self._real(text)
@@ -322,7 +322,7 @@ class _Call:
 
     def _behind_links(self, text: str) -> list[str]:
         """As `_real`, of a path that leads elsewhere than it says."""
-        plain = os.path.normpath(os.path.join(self._cwd or "", text))
+        plain = _normal(os.path.join(self._cwd or "", text))
         real = self._real(text)
         return [] if {plain, os.path.relpath(plain, self._cwd)} & set(real) else real
 
@@ -382,6 +382,12 @@ class _Call:
             if not isinstance(value, str):
                 self._script = attrs.evolve(self._script, doubts=(*self._script.doubts, "it is not a text"))
         return self._script
+
+
+def _normal(path: str) -> str:
+    """As os.path.normpath, which keeps two slashes at the begin; here they are one."""
+    path = os.path.normpath(path)
+    return path[1:] if path.startswith("//") else path
 
 
 def _urls(text: str) -> list[str]:

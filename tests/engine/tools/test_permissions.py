@@ -626,7 +626,7 @@ LINKED = ["docs/link", "docs/folder/key", "docs/folder/new", "docs/absolute/key"
 @pytest.mark.parametrize("base", ["place", "alias"])
 def test_a_rule_about_a_folder_is_about_links_to_it(place: Path, base: str, path: str) -> None:
     cwd = str(place.parent / base)
-    for asked in (path, f"{cwd}/{path}", f"{place}/{path}"):
+    for asked in (path, f"{cwd}/{path}", f"{place}/{path}", f"/{cwd}/{path}"):
         arguments = {"path": asked}
         deny = Judge(deny=["files.read_file(path=secret/*)"], allow=["files"])
         assert deny.verdict("files.read_file", arguments, cwd=cwd, resolve=os.path.realpath).decision == "deny"
@@ -660,6 +660,15 @@ def test_what_is_allowed_for_a_folder_is_not_for_what_its_links_lead_to(place: P
         cwd = str(place.parent / base)
         found = judge.verdict("files.write_file", {"path": path}, cwd=cwd, resolve=os.path.realpath)
         assert found.decision == decision
+
+
+@pytest.mark.parametrize(
+    "path", ["secret/key", "./secret/key", "secret//key", "docs/../secret/key", "{0}/secret/key", "/{0}/secret/key",
+             "//{0}/secret/key", "{0}/docs/..//secret/./key", "secret/deep/key", "secret/../secret/key"]
+)  # fmt: skip
+def test_a_rule_about_a_folder_needs_no_disk_for_other_names_of_it(path: str) -> None:
+    judge = Judge(deny=["files.read_file(path=secret/*)"], allow=["files"])
+    assert judge.verdict("files.read_file", {"path": path.format("/a/place")}, cwd="/a/place").decision == "deny"
 
 
 def test_whose_rules_may_depend_on_links() -> None:
