@@ -46,7 +46,8 @@ async def serving(server: ModelServer, folder: Path, **models: str) -> AsyncIter
                 provider=provider, base_url=server.url, model=model, max_output_tokens=1000, context_window=64_000
             )
     with trio.fail_after(LIMIT):
-        async with open_engine(Config(models=configs, default_model="openai-sane"), data_dir=folder) as engine:
+        config = Config(models=configs, default_model="openai-sane", durability="normal")
+        async with open_engine(config, data_dir=folder) as engine:
             yield engine
 
 
@@ -68,10 +69,13 @@ def text_of(message: dict[str, Any]) -> str:
 @pytest.mark.parametrize("how", ["status", "stream", "stream late=1"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_each_wording_is_followed_by_a_smaller_request(
-    server: ModelServer, tmp_path: Path, provider: str, how: str
+    server: ModelServer, tmp_path: Path, provider: Literal["openai", "anthropic"], how: str
 ) -> None:
+    # Each in both formats as a status, and inside a stream of one of them; how each is read from a stream is tested
+    # where streams are decoded.
+    numbers = {"status": NUMBERS, "stream": NUMBERS[PROVIDERS.index(provider) :: 2], "stream late=1": SOME}[how]
     async with serving(server, tmp_path) as engine:
-        for number in NUMBERS:
+        for number in numbers:
             session = await engine.create_session(model=f"{provider}-sane", toolsets=())
             first = await session.start(f"!greeting {PAD}")
             assert (await first.wait()).status == "completed"
