@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import trio
 from _daemon import ROOT, Client, Daemon, Findings, model_server, say
@@ -58,12 +59,12 @@ class Burst:
     async def _run(self, client: Client, model: str, text: str) -> None:
         session = (await client.request("session.create", model=model))["session"]["id"]
         await client.request("run.start", session_id=session, text=text, watch=True)
-        status = None
+        last: dict[str, Any] = {}
         while (push := await client.push())["method"] != "watch.closed":
             for event in push["params"].get("events", ()):
                 if event["type"] == "run.finished":
-                    status = event["status"]
-        assert status == "completed", status
+                    last = event
+        assert last.get("status") == "completed", last
 
     async def many(self, total: int, each: int, what: str) -> None:
         left = [min(each, total - begin) for begin in range(0, total, each)]
