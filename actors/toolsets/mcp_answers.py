@@ -8,8 +8,10 @@ from typing import Any, Final
 import trio
 
 from actors.toolsets.mcp_inbox import Arrival, Inbox
+from actors.toolsets.mcp_messages import message_of
 from actors.toolsets.mcp_socket import Answer, Broken
 from engine.limits import DEFAULT, KIB, Limits
+from engine.mcp.reading import NoMessage
 from engine.mcp.scanner import Document, Event, Line, Rejected
 from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
 
@@ -153,9 +155,7 @@ class Reader:
 
 def _message(line: bytes) -> Any:
     """Raises Failed."""
-    from mcp_types import jsonrpc_message_adapter
-
     try:
-        return jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValueError as exc:  # pydantic's text repeats the input
-        raise Failed(f"the message is not of the protocol: {str(exc).splitlines()[0]}") from None
+        return message_of(line)
+    except NoMessage as exc:
+        raise Failed(f"the message is not of the protocol: it {exc}") from None

@@ -20,6 +20,7 @@ from actors._spool import Collected, Output, SpoolWriter, ToolsetSpool
 from engine.errors import PeerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.pace import Pace
+from engine.mcp.reading import NoMessage, parse_json
 from engine.mcp.scanner import Cuts, Event, Line, Piece, Rejected
 from engine.mcp.unescape import Base64, Unescape
 from engine.tools.output import OutputCollector
@@ -184,8 +185,8 @@ class Arrival:
     async def _end_message(self, data: bytes, cuts: Cuts) -> bytes | None:
         await self._end_cut()
         try:
-            message = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            message = parse_json(data)
+        except NoMessage:
             message = None
         if not isinstance(message, dict) or "method" in message:
             await self._drop("a message that is no answer has a string that is too long")

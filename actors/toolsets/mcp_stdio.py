@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from actors.toolsets.mcp_inbox import Inbox
+from actors.toolsets.mcp_messages import made, message_of
 from engine.limits import DEFAULT, KIB, Limits
-from engine.mcp.scanner import Event, LineScanner
+from engine.mcp.reading import NoMessage, refusal_of
+from engine.mcp.scanner import Event, LineScanner, Rejected
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -98,22 +100,19 @@ async def open_stdio(
 async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineScanner) -> None:
     import anyio
     from mcp.shared.message import SessionMessage
-    from mcp_types import jsonrpc_message_adapter
 
     arrival = inbox.arrival()
 
     async def take(events: list[Event]) -> None:
         for event in events:
             data = await arrival.take(event)
-            if data is None:
-                continue
             try:
-                message = jsonrpc_message_adapter.validate_json(data, by_name=False)
-            except ValueError as exc:
-                # One message in error is no reason to give up the others; pydantic's text repeats the input.
-                inbox.on_noise(f"a message is not of the protocol: {str(exc).splitlines()[0]}")
-                continue
-            await arrived.send(SessionMessage(message))
+                if data is not None:
+                    await arrived.send(SessionMessage(message_of(data)))
+                elif isinstance(event, Rejected) and (refusal := refusal_of(event)) is not None:
+                    await arrived.send(SessionMessage(made(refusal)))
+            except NoMessage as exc:  # one of them is no reason to give up the others
+                inbox.on_noise(f"a message {exc}")
 
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
         try:

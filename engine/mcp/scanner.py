@@ -43,7 +43,6 @@ SMALL_STRING_BYTES: Final = 4 * KIB
 _MARKER: Final = "greenroom-cut:"
 _NONCE_BYTES: Final = 16  # 128 random bits: not to be guessed
 _BLANK: Final = b" \t\r\n"
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS: Final = {byte: 1 if byte in b"[{" else -1 for byte in b"[]{}"}
 
@@ -237,11 +236,15 @@ class Document:
                 return "holds what looks like a marker of a cut"
             if re.search(rb'"%s\d+"\s*:' % re.escape(prefix), line):
                 return "has a name that is too long"
-        most = self._limits.mcp_line_depth
-        # Only a line with so many brackets can be so deep: few have to be looked at.
-        if line.count(b"[") + line.count(b"{") > most:
-            brackets = _STRING.sub(b"", line).translate(None, _NO_BRACKETS)
-            if max(itertools.accumulate(_STEPS[byte] for byte in brackets), default=0) > most:
+        most, values = self._limits.mcp_line_depth, self._limits.mcp_line_values
+        # Only a line with so many brackets can be so deep, and one with so many commas so full: few are looked at.
+        brackets = line.count(b"[") + line.count(b"{")
+        if brackets > most or brackets + line.count(b",") > values:
+            outside = b"".join(line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+            if outside.count(b"[") + outside.count(b"{") + outside.count(b",") > values:
+                return f"has more than {values:,} values"
+            steps = (_STEPS[byte] for byte in outside.translate(None, _NO_BRACKETS))
+            if max(itertools.accumulate(steps), default=0) > most:
                 return f"is nested more than {most} deep"
         return None
 

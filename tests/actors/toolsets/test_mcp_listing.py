@@ -47,7 +47,7 @@ BAD: list[tuple[Any, str]] = [
     ("do", "an entry of a list is not an object"),
     (tool("long", {"type": "object", "description": "d" * 33_000}), "'long' has a schema of more than 32,768 bytes"),
     (tool("far", {"type": "object", "description": "d" * 70_000}), "'far' has a string that is too long"),
-    (tool("number", {"properties": {"a": {"minimum": 10**30}}}), "'number' has a schema with a value that cannot be"),
+    (tool("half", {"properties": {"\ud83d": {}}}), "'half' has a schema with a value that cannot be sent on"),
 ]
 
 
@@ -88,8 +88,10 @@ async def test_a_result_is_no_matter_of_an_output_schema(tmp_path: Path) -> None
         assert result.text.splitlines()[0] == "a" and result.text.splitlines()[-1] == "b"
         assert result.text.count("not of the protocol") == 2 and not result.is_error
         assert (await world.do(answer={"content": None})).text.count("left out") == 1
-        large = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[],"structuredContent":{"n":1000000000000000000000}}}'
-        assert (await world.do(write=[large], answer=None)).text == '{"n": 1000000000000000000000}'
+        half = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[],"structuredContent":{"\\ud83d":1e999}}}'
+        assert (await world.do(write=[half], answer=None)).text == '{"\\ud83d": Infinity}'
+        half = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[{"type":"text","text":"half \\ud83d"}]}}'
+        assert (await world.do(write=[half], answer=None)).text == "half ?"
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -190,12 +190,10 @@ async def test_a_toolset_that_is_restarted_takes_its_question_with_it(tmp_path: 
 
 
 async def test_what_cannot_be_sent_on_is_no_question(tmp_path: Path) -> None:
-    """Half a character is no message of the protocol; a number that is too large is refused."""
     half = QUESTION.replace('"?"', '"\\ud83d"')
-    large = QUESTION.replace('"object"', '"object","title":1000000000000000000000')
     async with hosted(tmp_path) as world:
         person = Person()
-        assert not (await world.do(write=[half, large], asks=person.ask)).is_error
+        assert not (await world.do(write=[half], asks=person.ask)).is_error
         await until(lambda: "cannot be sent on" in world.record.read_text())
         assert not (await world.do()).is_error and person.questions == []
 

@@ -125,6 +125,21 @@ def test_depth_is_bounded_and_brackets_in_strings_do_not_count() -> None:
     assert scan(b"[" + b"[]," * 99 + b"[]]\n") == [Line(b"[" + b"[]," * 99 + b"[]]")]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[1,2,3,4,[]]",
+        b'{"a":[{"b":{}}],"c":1,"d":2}',
+        b'["' + b",[{" * 100 + rb"""\",",1,2,"\\",{}]""",
+    ],
+)
+def test_values_are_bounded_and_those_in_strings_do_not_count(line: bytes) -> None:
+    limits = attrs.evolve(Limits(), mcp_line_values=6)
+    assert LineScanner(limits).feed(line + b"\n") == [Line(line)]
+    for more in (line[:-1] + b",1" + line[-1:], b"[" + line + b"]"):
+        assert only_rejected(LineScanner(limits).feed(more + b"\n")).reason == "has more than 6 values"
+
+
 def test_a_name_that_is_too_long_is_rejected() -> None:
     for blank in (b"", b" \t"):
         events = scan(b'{"%s"%s: 1}\n' % (b"k" * 17, blank))
