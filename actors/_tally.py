@@ -61,6 +61,7 @@ class Tally:
     model_calls: Counter[str] = attrs.field(factory=Counter)  # model
     model_failures: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
     model_retries: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, code
+    compactions: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model that wrote it, "completed" or "error"
     model_tokens: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # model, kind of token
     model_cost: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))  # model
     model_seconds: defaultdict[str, Histogram] = attrs.field(factory=_calls)  # model

@@ -96,11 +96,18 @@ class Compactor:
             return False
         await self._progress.apply(Step([], [CompactionStarted()]))
         model = self._windows.room().compact_model or self._windows.model
-        summary, usage = await self._summary(model, window.messages[:count])
+        tally = self._services.tally.compactions
+        try:
+            summary, usage = await self._summary(model, window.messages[:count])
+        except PeerError:
+            tally[model, "error"] += 1
+            raise
         if not compaction.is_progress(before, compaction.size_after(window, count, summary) + beside):
             self._given_up = True  # another one would be no shorter
+            tally[model, "error"] += 1
             return False
         await self._store(model, summary, usage, compaction.kept_from(window, count))
+        tally[model, "completed"] += 1
         self._windows.compacted()
         return True
 

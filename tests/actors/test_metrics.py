@@ -106,6 +106,7 @@ def test_a_tally_is_shown_whole_under_known_names() -> None:
     tally.model_calls["local"] += 5
     tally.model_failures["local", "provider_error"] += 1
     tally.model_retries["local", "provider_error"] += 1
+    tally.compactions["local", "completed"] += 1
     tally.model_tokens["local", "input"] += 9
     tally.model_cost["local"] += 0.5
     tally.model_seconds["local"].observe(0.5)
