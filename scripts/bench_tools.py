@@ -159,7 +159,7 @@ class Bench:
                     for size in self.size.results:
                         what = f"{kind}_{tool}_{size // MB}mb"
                         self.on_daemon(what, tables, partial(self.mcp_result, kind, tool, size))
-                        if (kind, tool) in self.size.officials:
+                        if self.size.official and (kind, tool) in self.size.officials:
                             self.official(what, kind, tool, size, SERVER if kind == "stdio" else [f"{url}/{kind}"])
         self.healthy("mcp")
 
@@ -341,7 +341,9 @@ def main() -> int:
     names = ("mcp", "shell", "files", "incident")
     parser.add_argument("--only", help=f"some of {', '.join(names)}", default=",".join(names))
     parser.add_argument("--shell-gb", type=float, help="output of the shell, default 1; 0.1 with --quick")
-    parser.add_argument("--official", type=float, default=150.0, help="seconds for each of the official client's calls")
+    parser.add_argument(
+        "--official", type=float, default=150.0, help="seconds for the official client's calls, 0: none"
+    )
     parser.add_argument("--quick", action="store_true", help="less of everything; times are told and not judged")
     parser.add_argument("--json", action="store_true", help="standard output has the JSON line alone")
     asked = parser.parse_args()

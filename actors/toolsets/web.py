@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -142,7 +143,7 @@ class WebToolset:
     ) -> tuple[Response, str | None]:
         headers: dict[bytes, bytes] = {}
         status = 0
-        body: list[bytes] = []  # one that grows would be moved
+        body = deque[bytes]()  # one that grows would be moved
         size = 0
         while True:
             event = http.next_event()
@@ -169,7 +170,7 @@ class WebToolset:
             target=target,
             status=status,
             content_type=headers.get(b"content-type", b"").decode("latin-1"),
-            body=tuple(body),
+            body=body,
             more=size > self._limits.fetch_bytes,
         )
         location = headers.get(b"location")

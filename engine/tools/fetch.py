@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -36,19 +37,14 @@ FETCH: Final = ToolSpec(
 
 @attrs.frozen(slots=True, kw_only=True)
 class Response:
-    """The end of a fetch. `body` has at most `limits.fetch_bytes`, in pieces as they came; with `more` the response
-    was longer."""
+    """The end of a fetch. `body` has at most `limits.fetch_bytes`, in pieces as they came, and is emptied when it is
+    read; with `more` the response was longer."""
 
     target: Target
     status: int
     content_type: str
-    body: tuple[bytes, ...]
+    body: deque[bytes]
     more: bool = False
-
-    @property
-    def size(self) -> int:
-        """Bytes of the body."""
-        return sum(map(len, self.body))
 
 
 def moved(target: Target) -> ToolResult:
@@ -61,7 +57,7 @@ def fetched(
 ) -> ToolResult:
     """The result without its text, which goes to `write` in pieces. It takes up to a second for a large page: for a
     thread."""
-    target, size = response.target, response.size
+    target, size = response.target, sum(map(len, response.body))
     failed = not 200 <= response.status < 300
     begin = f"[HTTP status {response.status}]\n" if failed else ""
     kind = response.content_type.partition(";")[0].strip() or "of no type that is said"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from html import unescape
 from html.parser import HTMLParser
 from typing import Final
@@ -50,10 +51,9 @@ _TEXT_TYPES: Final = re.compile(
 _HTML_TYPES: Final = re.compile(r"text/html|application/xhtml\+xml", re.IGNORECASE)
 
 
-def page_text(
-    content_type: str, data: Sequence[bytes], url: str, checkpoint: Callable[[], None]
-) -> Iterator[str] | None:
-    """The text of a response's `data` in pieces; None if it is none. `checkpoint` raises when the call is cancelled."""
+def page_text(content_type: str, data: deque[bytes], url: str, checkpoint: Callable[[], None]) -> Iterator[str] | None:
+    """The text of a response in pieces; None if it is none. `data` is emptied as it is read, `checkpoint` raises when
+    the call is cancelled."""
     mime, _, parameters = content_type.partition(";")
     mime = mime.strip()
     head = head_of(data)
@@ -63,7 +63,7 @@ def page_text(
     return html_text(pieces, url) if _HTML_TYPES.fullmatch(mime) else pieces
 
 
-def head_of(data: Sequence[bytes]) -> bytes:
+def head_of(data: deque[bytes]) -> bytes:
     """The first bytes, enough to know what it is."""
     head = b""
     for piece in data:
@@ -71,9 +71,10 @@ def head_of(data: Sequence[bytes]) -> bytes:
     return head
 
 
-def _decoded(data: Sequence[bytes], encoding: str, checkpoint: Callable[[], None]) -> Iterator[str]:
+def _decoded(data: deque[bytes], encoding: str, checkpoint: Callable[[], None]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(encoding)("replace")
-    for piece in data:
+    while data:
+        piece = data.popleft()
         for begin in range(0, len(piece), _PIECE):
             checkpoint()
             yield decoder.decode(piece[begin : begin + _PIECE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -36,7 +37,7 @@ def html_text(html: str, url: str, checkpoint: Callable[[], None] = nothing, siz
 
 
 def page_text(content_type: str, data: bytes, url: str, checkpoint: Callable[[], None]) -> str | None:
-    found = pages.page_text(content_type, [data[:1], data[1:]], url, checkpoint)
+    found = pages.page_text(content_type, deque([data[:1], data[1:]]), url, checkpoint)
     return None if found is None else "".join(found)
 
 
@@ -194,7 +195,9 @@ def test_any_page_gives_a_text(pieces: list[str]) -> None:
 
 # ------------------------------------------------------------------ results
 def response(body: bytes, *, status: int = 200, kind: str = "text/html", more: bool = False) -> Response:
-    return Response(target=parse_url(URL), status=status, content_type=kind, body=(body[:3], body[3:]), more=more)
+    return Response(
+        target=parse_url(URL), status=status, content_type=kind, body=deque([body[:3], body[3:]]), more=more
+    )
 
 
 def test_results() -> None:
