@@ -103,7 +103,7 @@ class Reader:
 
     async def _event(self, event: Event, arrival: Arrival) -> None:
         """Raises Failed for what a request's answer cannot follow."""
-        if isinstance(event, Rejected) and self._wanted is not None:
+        if isinstance(event, Rejected) and self._wanted is not None and b'"method"' not in event.head:
             raise Failed(f"the message {event.reason}")
         line = await arrival.take(event)
         if line is None:

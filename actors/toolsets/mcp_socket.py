@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import h11
@@ -26,6 +26,9 @@ IDLE_SECONDS: Final = 4.0
 # A server that takes none of a request for this long is stuck.
 WRITE_SECONDS: Final = 60.0
 _READ: Final = 64 * KIB
+# A body in as many pieces at once is one in tiny pieces, each of which costs 20 µs: others have their turn.
+_PIECES: Final = 64
+_PIECES_PAUSE: Final = 0.01
 _HEAD_BYTES: Final = 64 * KIB  # status line and headers of an answer
 
 
@@ -43,14 +46,25 @@ class Answer:
         self.status = head.status_code
         self.headers = dict(reversed(list(head.headers)))  # of those that are there twice the first
         self.size = 0  # bytes of the body so far
+        self._ended = False
 
     async def receive(self) -> bytes:
-        """The next bytes of the body; none at its end. Raises Broken."""
-        event = await _next(self._stream, self._http)
-        if not isinstance(event, h11.Data):
-            return b""
-        self.size += len(event.data)
-        return bytes(event.data)
+        """The next bytes of the body, as many as have come; none at its end. Raises Broken."""
+        data = bytearray()
+        pieces = 0
+        while not self._ended and len(data) < _READ:
+            event = await _next(self._stream, self._http, wait=not data)
+            if event is h11.NEED_DATA:
+                break
+            if isinstance(event, h11.Data):
+                data += event.data
+                pieces += 1
+                if pieces % _PIECES == 0:
+                    await trio.sleep(_PIECES_PAUSE)
+            else:
+                self._ended = True
+        self.size += len(data)
+        return bytes(data)
 
 
 class Peer:
@@ -158,14 +172,14 @@ class Peer:
         return secure
 
 
-async def _next(stream: trio.abc.Stream, http: h11.Connection) -> h11.Event | type[h11.PAUSED]:
-    """Raises Broken."""
+async def _next(stream: trio.abc.Stream, http: h11.Connection, *, wait: bool = True) -> Any:
+    """The next event, or h11.PAUSED; h11.NEED_DATA if there is none yet and it is not waited for. Raises Broken."""
     ended = False
     while True:
         try:
             event = http.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]
+            if event is not h11.NEED_DATA or not wait:
+                return event
             data = await stream.receive_some(_READ)
             ended = not data
             if ended and http.their_state is h11.SEND_RESPONSE:

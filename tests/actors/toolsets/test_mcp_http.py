@@ -276,7 +276,7 @@ async def test_a_server_that_cannot_be_reached_fails_the_call(tmp_path: Path) ->
             inbox = Inbox(spools.of_toolset("server"), lambda text: None, LIMITS)
             async with open_http("http://127.0.0.1:1/mcp", inbox, {}) as streams, ClientSession(*streams) as session:
                 for _ in range(2):  # the connection outlives it
-                    with pytest.raises(MCPError, match="cannot be reached: .*Connection refused"):
+                    with pytest.raises(MCPError, match=r"cannot be reached: .*Connection refused"):
                         await session.initialize()
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import h11
 import pytest
 import trio
 from mcp import ClientSession
 
 from actors._spool import open_spools
-from actors.toolsets import mcp_http
+from actors.toolsets import mcp_http, mcp_socket
 from actors.toolsets.mcp import Server
 from actors.toolsets.mcp_answers import Reader
 from actors.toolsets.mcp_http import NOTICES_MOST, REQUESTS_MOST, open_http
@@ -95,6 +96,8 @@ async def nothing(exchange: Exchange) -> None:
     exchange.said = True
 
 
+SPLIT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+SPLIT += b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
 BAD: list[tuple[str, Say, str]] = [
     ("a page", page(200), "text/html"),
     ("not allowed", page(401), "401 Unauthorized"),
@@ -114,6 +117,7 @@ BAD: list[tuple[str, Say, str]] = [
         raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
         "not HTTP",
     ),
+    ("a body of one byte and another", raw(SPLIT), "not JSON"),
     ("packed", document(gzip.compress(b" " * 100 * MIB), "content-encoding: gzip"), "compressed"),
     ("no json", document(b"hello"), "not JSON"),
     ("nothing", document(b""), "no message"),
@@ -151,6 +155,49 @@ async def test_each_is_said_and_the_call_after_it_works(tmp_path: Path) -> None:
             assert web.begun == 1
         await until(lambda: web.open == 0)
     assert descriptors() <= before
+
+
+async def test_a_notice_that_breaks_a_bound_is_passed_over(tmp_path: Path) -> None:
+    async def say(exchange: Exchange) -> None:
+        await exchange.head()
+        note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": [1] * MIB}}
+        await exchange.event(note)
+        await exchange.event(exchange.answer("good"))
+
+    async with serving(calls(say)) as web, opened(tmp_path, server=Server(url=web.url)) as world:
+        assert (await world.call("t")).text == "good"
+
+
+async def test_a_body_in_tiny_pieces_is_read_in_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_socket, "_PIECES_PAUSE", 0)
+    ours, theirs = trio.testing.memory_stream_pair()
+    http = h11.Connection(h11.CLIENT)
+    http.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+    http.send(h11.EndOfMessage())
+    text = bytes(range(97, 123)) * 100
+    await theirs.send_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    await theirs.send_all(b"".join(b"1\r\n%c\r\n" % byte for byte in text) + b"0\r\n\r\n")
+    http.receive_data(await ours.receive_some())
+    head = http.next_event()
+    assert isinstance(head, h11.Response)
+    answer = mcp_socket.Answer(ours, http, head)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        body = b""
+        while data := await answer.receive():
+            body += data
+        assert await answer.receive() == b"", "its end stays its end"
+        nursery.cancel_scope.cancel()
+    assert body == text and answer.size == len(text)
+    assert turns > len(text) // 64 // 2
 
 
 async def test_nothing_goes_where_a_server_points_to(tmp_path: Path) -> None:
@@ -260,6 +307,11 @@ async def test_an_answer_of_exactly_the_bound_and_one_byte_more(
         assert result.is_error == bool(more)
 
 
+async def tiny_pieces(exchange: Exchange) -> None:
+    await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+    await flood(exchange, b"1\r\n \r\n" * 10_000)
+
+
 async def silent(exchange: Exchange) -> None:
     await exchange.hang()
 
@@ -270,7 +322,9 @@ async def silent_body(exchange: Exchange) -> None:
     await exchange.hang()
 
 
-@pytest.mark.parametrize("say", [silent, silent_body, *(say for say in ENDLESS if say is not endless_blanks)])
+@pytest.mark.parametrize(
+    "say", [silent, silent_body, tiny_pieces, *(say for say in ENDLESS if say is not endless_blanks)]
+)
 async def test_other_toolsets_go_on_beside_one_that_never_ends(tmp_path: Path, say: Say) -> None:
     before = descriptors()
     folders = [tmp_path / "bad", tmp_path / "good"]
