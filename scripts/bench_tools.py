@@ -341,9 +341,7 @@ def main() -> int:
     names = ("mcp", "shell", "files", "incident")
     parser.add_argument("--only", help=f"some of {', '.join(names)}", default=",".join(names))
     parser.add_argument("--shell-gb", type=float, help="output of the shell, default 1; 0.1 with --quick")
-    parser.add_argument(
-        "--official", type=float, default=150.0, help="seconds for the official client's calls, 0: none"
-    )
+    parser.add_argument("--official", type=float, default=150.0, help="seconds for each of its calls; 0: none")
     parser.add_argument("--quick", action="store_true", help="less of everything; times are told and not judged")
     parser.add_argument("--json", action="store_true", help="standard output has the JSON line alone")
     asked = parser.parse_args()
