@@ -100,6 +100,16 @@ async def test_huge_lines(tmp_path: Path) -> None:
         await works(world)
 
 
+async def test_an_answer_that_breaks_a_bound_is_an_error_at_once(tmp_path: Path) -> None:
+    result = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[' + "%s" + "]}}"
+    many, deep = "1," * LIMITS.mcp_line_values + "1", "[" * 200 + "]" * 200
+    async with together(tmp_path) as world:
+        for inside, says in ((many, "more than 65,536 values"), (deep, "nested more than 128 deep")):
+            found = await world.do(write=[result % inside], answer=None)
+            assert found.is_error and says in found.text
+        await works(world)
+
+
 async def test_wrong_ids_and_answers_twice(tmp_path: Path) -> None:
     wrong = [TEXT.replace("@id@", other).replace("right", "wrong") for other in ("0", "999999", '"x"', "-1", "1.5")]
     async with together(tmp_path) as world:

@@ -157,7 +157,8 @@ async def test_a_call_that_is_cancelled_takes_its_question_with_it(tmp_path: Pat
                 scope.cancel()
         assert person.withdrawn == 1
         assert (await world.do()).is_error is False
-        assert len(world.received("notifications/cancelled")) == 1
+        await until(lambda: '"action":"cancel"' in world.record.read_text().replace(" ", ""))
+        await until(lambda: len(world.received("notifications/cancelled")) == 1)
 
 
 async def test_a_server_that_answers_the_call_does_not_wait_for_the_answer(tmp_path: Path) -> None:
