@@ -70,6 +70,8 @@ READY_MB, READY_S, PAGE_MS, STEP_RATIO, SLOPE_KIB, GC_MS, HEALTH_MS = 16.0, 1.0,
 SETUP_MS = 2.0  # aim
 # What the pause of a full collection and the set-up of a step come from, which no busy machine changes.
 TRACKED, HITS = 10_000, 85.0
+# Of a message of 1 KB, decoded and as it stands in requests, and a fifth of a window that is being replaced.
+KEPT_KIB = 6.0
 # Resident memory goes up and down by so much whatever is done: of few steps that is no slope.
 NOISE_KIB = 2048
 # Few steps of a busy machine are compared with less precision.
@@ -85,6 +87,7 @@ class Size:
     pages: int
     setups: int
     naive: int  # messages at most
+    window: int = 0  # messages of the daemon's windows, so few that few steps replace all of them; 0: as usual
 
 
 # ------------------------------------------------------------ through the daemon
@@ -134,14 +137,15 @@ class Collections:
         return found
 
 
-def started(base_url: str, folder: Path, starts: int) -> tuple[Daemon, float, float]:
+def started(base_url: str, folder: Path, size: Size) -> tuple[Daemon, float, float]:
     """A daemon on the data in this folder, the least seconds until ready and MB when ready of some starts."""
+    limits = LIMITS | ({"window_messages": size.window} if size.window else {})
     ready, idle = [], []
-    for number in range(starts):
-        daemon = Daemon(base_url, folder, LIMITS, program=("scripts/_measured.py",))
+    for number in range(size.starts):
+        daemon = Daemon(base_url, folder, limits, program=("scripts/_measured.py",))
         ready.append(daemon.ready_seconds)
         idle.append(daemon.idle["rss"])
-        if number < starts - 1:
+        if number < size.starts - 1:
             daemon.stop()
     return daemon, min(ready), min(idle)
 
@@ -203,6 +207,7 @@ async def work(daemon: Daemon, folder: Path, length: int, size: Size, found: dic
         "health_p99_ms": round(percentile(health, 0.99), 1),
         "rows": {name: count for name, count in stats["counts"].items() if name.startswith("decoded")},
         "rows_kib": round(stats["memory"]["owned"]["rows"] / 1024),
+        "requests_kib": round(stats["memory"]["owned"]["requests"] / 1024),
     }
     if length != SHORT:
         short = sessions[1]
@@ -330,7 +335,7 @@ async def measure(base_url: str, made: Path, length: int, size: Size, empty: tup
         path = root / "data" / database.FILE_NAME
         name = session_id(length)
         Collections(root)
-        daemon, found["ready_s"], found["ready_mb"] = started(base_url, root, size.starts)
+        daemon, found["ready_s"], found["ready_mb"] = started(base_url, root, size)
         found["ready_more_mb"] = round(found["ready_mb"] - empty[1], 1)
         try:
             with trio.fail_after(LIMIT):
@@ -346,7 +351,7 @@ async def measure(base_url: str, made: Path, length: int, size: Size, empty: tup
     return found
 
 
-def judge(findings: Findings, length: int, found: dict[str, Any], quick: bool) -> None:
+def judge(findings: Findings, length: int, found: dict[str, Any], size: Size) -> None:
     def key(name: str) -> str:
         return f"{name}_{length}"
 
@@ -364,6 +369,11 @@ def judge(findings: Findings, length: int, found: dict[str, Any], quick: bool) -
     findings.hold(
         key("slope_kib"), found["slope_kib"], found["slope_kib"] < bound, "KiB", what(f"memory a step < {bound:.1f}")
     )
+    if size.window:  # what is kept of messages is kept of windows
+        sessions = 1 if length == SHORT else 2
+        most = sessions * size.window * KEPT_KIB
+        kept = found["rows_kib"] + found["requests_kib"]
+        findings.hold(key("kept_kib"), kept, kept <= most, "KiB", what(f"kept of messages ≤ {most:g}"))
     findings.aim(key("gc_ms"), found["gc_ms"], GC_MS, "ms", what("full collection"))
     findings.hold(
         key("tracked"), found["tracked"], found["tracked"] <= TRACKED, f"(and {found['frozen']} frozen)",
@@ -379,7 +389,7 @@ def judge(findings: Findings, length: int, found: dict[str, Any], quick: bool) -
     findings.hold(key("cache_hits_percent"), hits, hits >= HITS, "%", what(f"messages found decoded, ≥ {HITS:g}"))
     findings.note(key("setup_p99_ms"), found["setup_p99_ms"], "ms", what("set-up of a step, p99"))
     if "step_ratio" in found:
-        most = QUICK_RATIO if quick else STEP_RATIO
+        most = QUICK_RATIO if size.window else STEP_RATIO
         ratio = found["step_cpu_ratio"]
         findings.hold(
             key("step_cpu_ratio"), ratio, ratio <= most, "", what(f"CPU of a step by that of {SHORT}, ≤ {most:g}")
@@ -416,7 +426,7 @@ def main() -> int:
         return 0
     lengths = asked.messages or ((SHORT, 2_000) if asked.quick else LENGTHS)
     if asked.quick:
-        size = Size(steps=asked.steps or 40, starts=1, pages=10, setups=60, naive=NAIVE_MAX)
+        size = Size(steps=asked.steps or 40, starts=1, pages=10, setups=60, naive=NAIVE_MAX, window=30)
     else:
         size = Size(steps=asked.steps or 1000, starts=3, pages=50, setups=400, naive=NAIVE_MAX)
     findings = Findings("history", asked.quick)
@@ -425,7 +435,7 @@ def main() -> int:
         empty_folder = Path(folder) / "empty"
         empty_folder.mkdir()
         Collections(empty_folder)
-        daemon, *empty = started(service.url, empty_folder, size.starts)
+        daemon, *empty = started(service.url, empty_folder, size)
         daemon.stop()
         findings.note("empty_ready_s", empty[0], "s", "without a history, ready after")
         findings.note("empty_ready_mb", empty[1], "MB", "without a history, resident when ready")
@@ -435,7 +445,7 @@ def main() -> int:
                 make(made, messages, say)
             say(f"{length:,} messages")
             found = trio.run(measure, service.url, made, length, size, (empty[0], empty[1]))
-            judge(findings, length, found, asked.quick)
+            judge(findings, length, found, size)
     return findings.report(asked.json)
 
 
