@@ -68,6 +68,8 @@ SESSIONS, SERVERS = 3, 9
 # The window of a model of 131,072 tokens at 3 bytes each, what JSON adds to it, and 18 tools.
 REQUEST_BYTES = 500_000
 TRANSPORTS, TOOLS = ("stdio", "json", "sse"), ("text", "image")
+ALL_CALLS = list(product(TRANSPORTS, TOOLS))
+QUICK_CALLS = [("stdio", "text"), ("stdio", "image"), ("json", "text"), ("sse", "text")]
 SMALL = 10 * LINE_BYTES
 _CUT = re.compile(r"^\[… ([\d,]+) lines?, ([\d,]+) bytes? cut …\]$", re.M)
 
@@ -75,9 +77,11 @@ _CUT = re.compile(r"^\[… ([\d,]+) lines?, ([\d,]+) bytes? cut …\]$", re.M)
 @attrs.frozen
 class Size:
     results: tuple[int, ...]  # bytes of a tool server's result
+    calls: Collection[tuple[str, str]]  # transports and tools
     official: float  # seconds that the official client has for each
     officials: Collection[tuple[str, str]]  # what is measured of it
     shell: int  # bytes
+    rows: Collection[str]  # of files and pages
     file: int  # bytes of the large file, and of the page
     filler: int  # files without a match
     history: int  # bytes of the sessions' transcripts
@@ -154,13 +158,11 @@ class Bench:
             tables += "".join(f'[toolsets.{kind}]\nkind = "mcp"\nurl = "{url}/{kind}"\n' for kind in ("json", "sse"))
             tables += f"[permissions]\nallow = {json.dumps(TRANSPORTS)}\n"
             # Each on a daemon of its own: what one has left free would hide what the next one takes.
-            for kind in TRANSPORTS:
-                for tool in TOOLS:
-                    for size in self.size.results:
-                        what = f"{kind}_{tool}_{size // MB}mb"
-                        self.on_daemon(what, tables, partial(self.mcp_result, kind, tool, size))
-                        if self.size.official and (kind, tool) in self.size.officials:
-                            self.official(what, kind, tool, size, SERVER if kind == "stdio" else [f"{url}/{kind}"])
+            for (kind, tool), size in product(self.size.calls, self.size.results):
+                what = f"{kind}_{tool}_{size // MB}mb"
+                self.on_daemon(what, tables, partial(self.mcp_result, kind, tool, size))
+                if self.size.official and (kind, tool) in self.size.officials:
+                    self.official(what, kind, tool, size, SERVER if kind == "stdio" else [f"{url}/{kind}"])
         self.healthy("mcp")
 
     def official(self, key: str, kind: str, tool: str, size: int, server: list[str]) -> None:
@@ -246,7 +248,8 @@ class Bench:
                 ("fetch_html", "web.fetch", {"url": f"{url}/html/1000"}, {"url": f"{url}/html/{self.size.file}"}),
             ]
             for key, tool, little, given in rows:
-                self.on_daemon(key, tables, partial(self.large, key, tool, little, given, folder))
+                if key in self.size.rows:
+                    self.on_daemon(key, tables, partial(self.large, key, tool, little, given, folder))
         self.healthy("files")
 
     async def large(
@@ -348,7 +351,9 @@ def main() -> int:
     size = Size(
         results=(MB,) if asked.quick else (MB, 10 * MB, 100 * MB),
         official=asked.official,
-        officials=[("stdio", "text"), ("json", "text")] if asked.quick else list(product(TRANSPORTS, TOOLS)),
+        calls=QUICK_CALLS if asked.quick else ALL_CALLS,
+        officials=QUICK_CALLS[:1] if asked.quick else ALL_CALLS,
+        rows=("read", "search", "fetch_html") if asked.quick else ("read", "read_end", "search", "fetch", "fetch_html"),
         shell=int((asked.shell_gb or (0.1 if asked.quick else 1)) * 1e9),
         file=(30 if asked.quick else 300) * MB,
         filler=500 if asked.quick else 8000,
