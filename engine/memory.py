@@ -34,6 +34,8 @@ MANY: Final = 16
 RELEASE_PAUSE: Final = 30.0
 # The same after work has ended: an end in portions is not followed one by one.
 QUIET_PAUSE: Final = 2.0
+# When what was still at work at the last of them has ended too, that was a burst: its rest goes after so long.
+ONCE_MORE: Final = 10.0
 
 
 @attrs.frozen(slots=True)
@@ -49,12 +51,13 @@ class Sample:
 @attrs.frozen(slots=True)
 class State:
     """What is known of the samples before: since memory was last given back `floor` is the least that was resident
-    (None: no sample yet), `peak` the most that was held, and `kept` likewise."""
+    (None: no sample yet), `peak` the most that was held, and `kept` likewise; `tail` if work went on then."""
 
     level: Level = "normal"
     floor: int | None = None
     peak: int = 0
     kept: int = 0
+    tail: bool = False
     released_at: float = -math.inf
 
 
@@ -76,13 +79,14 @@ def decide(state: State, sample: Sample, now: float, *, soft: int, hard: int) ->
     kept = max(state.kept, sample.kept)
     over = 2 * sample.held <= peak and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
     over = over or (2 * sample.kept <= kept and kept - sample.kept >= MANY)
-    release = over and since >= QUIET_PAUSE
+    rest = state.tail and 2 * sample.held <= peak and since >= ONCE_MORE
+    release = rest or (over and since >= QUIET_PAUSE)
     if level != "normal":
         release = release or since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
     if release:
-        state = State(level, floor=None, peak=sample.held, kept=sample.kept, released_at=now)
+        state = State(level, None, sample.held, sample.kept, sample.held > 0, now)
     else:
-        state = State(level, floor, peak, kept, state.released_at)
+        state = State(level, floor, peak, kept, state.tail, state.released_at)
     return Decision(state, shed=level != "normal", release=release)
 
 

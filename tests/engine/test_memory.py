@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from engine.limits import MIB
-from engine.memory import GROWTH, MANY, QUIET_PAUSE, RELEASE_PAUSE, Decision, Level, Sample, State, decide
+from engine.memory import GROWTH, MANY, ONCE_MORE, QUIET_PAUSE, RELEASE_PAUSE, Decision, Level, Sample, State, decide
 
 SOFT, HARD = 500 * MIB, 1000 * MIB
 
@@ -142,6 +142,23 @@ def test_what_stays_after_giving_back_is_the_new_floor() -> None:
     state = run([(300, 50 * MIB, 2), (400, 52 * MIB, 2)], decisions[-1].state)[-1].state
     assert state.floor == 50 * MIB
     assert run([(500, 50 * MIB + GROWTH, 1)], state)[-1].release
+
+
+def test_the_rest_of_a_burst_is_given_back_too_however_little_grew_since() -> None:
+    burst = [(0, 40 * MIB, 0), (1, 100 * MIB, 8), (2, 100 * MIB, 4)]
+    rest = [(3, 60 * MIB, 4), (4, 60 * MIB, 0), (1.9 + ONCE_MORE, 60 * MIB, 0), (2 + ONCE_MORE, 60 * MIB, 0)]
+    after = [(2 + ONCE_MORE + t, 60 * MIB, 0) for t in range(1, 100)]
+    decisions = run([*burst, *rest, *after])
+    assert [decision.release for decision in decisions] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+        *[False] * 99,
+    ]
 
 
 @pytest.mark.parametrize(("held", "release"), [(MANY, True), (MANY + 1, False)])
