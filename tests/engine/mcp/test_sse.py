@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from random import Random
+from typing import Any
 
 import attrs
 import pytest
@@ -98,3 +100,48 @@ def test_other_fields_are_bounded(name: bytes) -> None:
     assert scan(good + b"\n\ndata: [1]\n\n", 1000)[-2:] == [Line(b"[1]"), EventEnd()]
     with pytest.raises(BrokenEvents):
         scan(good + b"1", 1000)
+
+
+Said = tuple[Any, str | None, float | None]  # of an event: the value of its data, its id, its wait
+
+
+def event_of(random: Random, end: bytes) -> tuple[bytes, Said]:
+    """An event with its fields in any order, among comments, and what it says."""
+    value = {"t": "y" * random.choice([0, 1, 16, 17, 60]), "n": [random.randrange(99)] * random.randrange(4)}
+    number = random.choice([None, str(random.randrange(999))])
+    wait = random.choice([None, random.randrange(99)])
+    foreign = random.random() < 0.2
+    text = json.dumps(value, indent=random.choice([None, 1])).encode()
+    lines = [b"data: " + line for line in text.split(b"\n")]
+    others = [b"id:%s" % number.encode()] if number is not None else []
+    others += [b"retry: %d" % wait] if wait is not None else []
+    others += [b": " + b"c" * random.randrange(40)] if random.random() < 0.5 else []
+    for field in others:
+        lines.insert(random.randrange(len(lines) + 1), field)
+    lines.insert(0, b"event: other" if foreign else random.choice([b"event: message", b"event:", b"x: 1"]))
+    return end.join([*lines, b"", b""]), (None if foreign else value, number, None if wait is None else wait / 1000)
+
+
+def said(events: list[Event | EventEnd]) -> list[Said]:
+    found: list[Said] = []
+    value, texts = None, dict[int, bytes]()
+    for event in events:
+        if isinstance(event, Piece):
+            texts[event.index] = event.data
+        elif isinstance(event, Line):
+            value = json.loads(event.data)
+            cut = event.cuts.find(value["t"])
+            value["t"] = value["t"] if cut is None else texts[cut].decode()
+        elif isinstance(event, EventEnd):
+            found.append((value, event.id, event.retry))
+            value, texts = None, {}
+    return found
+
+
+def test_any_stream_cut_anywhere_says_what_was_put_in() -> None:
+    random = Random(4)
+    for _ in range(500):
+        end = random.choice([b"\n", b"\r\n"])
+        events = [event_of(random, end) for _ in range(random.randrange(1, 6))]
+        body = b"".join(data for data, _ in events)
+        assert said(scan(body, random.choice([1, 2, 7, 50, 10_000]))) == [wanted for _, wanted in events], body
