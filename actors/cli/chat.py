@@ -25,11 +25,13 @@ from actors.cli.run import ask_to_stop, new_session, tell_end
 from actors.cli.sessions import tell_sessions
 from actors.cli.start import RECONNECT, open_client
 from actors.client import Client, ConnectionLost, NoDaemon, RemoteError
+from actors.client.watch import RunWatch
 
 _HELP: Final = """\
 /new         begin another session
 /sessions    list the latest sessions
 /open ID     go on with one of them
+/compact     put a summary in place of the conversation's beginning, for the model
 /help        this
 /quit        leave (so does the end of input)
 Ctrl-C stops the answer; once more leaves. Everything else is a message."""
@@ -120,19 +122,34 @@ class Chat:
             how: How = self._arguments.approve or ("ask" if self._asks else "deny")
             approvals = Approvals(client, how, self._lines)
             answer = Answer(self._writer, approvals.take)
+            follow = functools.partial(approvals.beside, functools.partial(answer.follow, started.events))
+            await self._follow(client, answer, started.events, follow)
 
-            async def follow() -> None:
-                await approvals.beside(functools.partial(answer.follow, started.events))
+    async def _compact(self, client: Client) -> None:
+        if self._session_id is None:
+            note("[there is no conversation yet]")
+            return
+        run = (await client.request("session.compact", {"session_id": self._session_id}))["run"]
+        answer = Answer(self._writer)
+        async with client.watch_run(run["id"]) as watch:
+            await self._follow(client, answer, watch, functools.partial(answer.follow, watch))
+        if answer.status == "completed" and answer.reason:
+            note(f"[nothing was summarised: {answer.reason}]")
 
-            async def stop() -> None:
-                await ask_to_stop(client, started.run["id"])
-                await answer.follow(started.events)
+    async def _follow(
+        self, client: Client, answer: Answer, events: RunWatch, follow: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Until the run has ended, stopped by Ctrl-C or not. Raises _Left."""
 
-            if not await self._race(follow):
-                note("[stopping]")
-                if not await self._race(stop):
-                    raise _Left
-            self.code = tell_end(answer.status, answer.error, answer.reason)
+        async def stop() -> None:
+            await ask_to_stop(client, events.run_id)
+            await answer.follow(events)
+
+        if not await self._race(follow):
+            note("[stopping]")
+            if not await self._race(stop):
+                raise _Left
+        self.code = tell_end(answer.status, answer.error, answer.reason)
 
     async def _race(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Do the work, unless Ctrl-C comes first; whether it was done."""
@@ -172,6 +189,8 @@ class Chat:
                 session = (await client.request("session.get", {"session_id": rest.strip()}))["session"]
                 self._session_id = session["id"]
                 note(f"[{session['id']} {session['title']}]")
+            case "/compact":
+                await self._compact(client)
             case "/help":
                 note(_HELP)
             case _:

@@ -239,6 +239,21 @@ async def test_another_model_may_write_it(staged: Staged) -> None:
         assert (info["model"], info["finish"], info["usage"]["output_tokens"]) == ("other", "stop", 5)
 
 
+@pytest.mark.parametrize(("said", "kept"), [("ä" * 150, 300), ("ä" * 151, 300), ("x" * 299 + "ä", 299)])
+async def test_a_summary_has_a_bound(staged: Staged, said: str, kept: int) -> None:
+    async with staged(summary_bytes=300) as stage:
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second")
+        run = await session.compact()
+        call = await stage.models.call()
+        call.text(said)
+        call.text("and more, which nobody reads")
+        call.end()
+        assert await end_of(run) == ("completed", None)
+        (part,) = (await stage.messages(session.id))[-1]["parts"]
+        assert len(part["summary"].encode()) == kept and said.startswith(part["summary"])
+
+
 async def test_a_service_that_is_busy_is_asked_again(staged: Staged) -> None:
     async with staged(retry_delay_first=0.001) as stage:
         session = await stage.engine.create_session()

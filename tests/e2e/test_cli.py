@@ -431,6 +431,14 @@ def test_chat_in_a_pipe_has_a_message_a_line(server: DaemonProcess) -> None:
     assert ">" not in ended.stdout and "there is no /nothing" in ended.stderr
 
 
+def test_chat_compacts_its_session(server: DaemonProcess) -> None:
+    ended = greenroom(server.folder, "chat", text="/compact\ncount to 900\n/compact\n/compact\n")
+    assert answer(ended) == numbers(900) + "\n"
+    told = ended.stderr
+    assert "no conversation yet" in told and told.count("its beginning is a summary now") == 1
+    assert "nothing was summarised" in told.partition("summary now")[2]
+
+
 def terminal(folder: Path, *words: str, cwd: Path | None = None) -> Terminal:
     return Terminal([*COMMAND, *words], environment(GREENROOM_DATA=str(folder)), cwd)
 

@@ -160,6 +160,23 @@ def test_a_lost_run_is_settled_once_and_its_history_is_valid(store: Store) -> No
     assert window.read(store.reader, "ses_1", 9, 10**6).messages[2] == lost
 
 
+def test_a_lost_compaction_leaves_the_transcript_as_it_was(store: Store) -> None:
+    store.session()
+    store.start()
+    answer = AssistantMessage(id="msg_a1", created_at=NOW, run_id="run_1", finish="stop", finished_at=NOW)
+    store.apply(AddMessage(answer), AddPart("msg_a1", TextPart(id="prt_d", text="done")))
+    store.apply(PutRun(attrs.evolve(ledger.get(store.reader, "run_1"), status="completed", ended_at=NOW)))
+    before, revision = window.read(store.reader, "ses_1", 9, 10**6), catalog.get(store.reader, "ses_1").revision
+    run = attrs.evolve(RUN, id="run_c")
+    stored = starting.start_compaction(store.writer, run, "msg_nowhere", seq_block=100)
+    assert (stored.run, stored.revision) == (run, revision)
+    assert [found.run for found in ledger.open_runs(store.reader)] == [run]
+    (settled,) = starting.settle_open_runs(store.writer, NOW + 9)
+    assert (settled.id, settled.status, settled.last_seq) == ("run_c", "interrupted", 101)
+    assert window.read(store.reader, "ses_1", 9, 10**6) == before
+    assert ledger.message_of(store.reader, "run_c") == "msg_nowhere"
+
+
 def test_settling_leaves_ended_runs_alone(store: Store) -> None:
     crashed(store)
     ended = attrs.evolve(RUN, status="completed", ended_at=NOW, last_seq=7)
