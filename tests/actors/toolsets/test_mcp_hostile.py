@@ -154,9 +154,10 @@ async def test_one_that_never_answers_initialize(tmp_path: Path) -> None:
 
 
 async def test_a_call_past_its_time_is_told_to_the_server(tmp_path: Path) -> None:
-    async with together(tmp_path, call_timeout=0.4) as world:
+    async with together(tmp_path, call_timeout=1) as world:
+        await world.bad.specs()
         result = await world.do(answer=None)
-        assert result.is_error and "did not finish in 0.4 s" in result.text
+        assert result.is_error and "did not finish in 1 s" in result.text
         await until(lambda: len(world.received("notifications/cancelled")) == 1)
         (call,), (told,) = world.received("tools/call"), world.received("notifications/cancelled")
         assert told["params"]["requestId"] == call["id"]
@@ -168,10 +169,11 @@ async def test_progress_does_not_extend_the_time_of_a_call(tmp_path: Path) -> No
     progress = (
         '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":@id@,"progress":1,"total":2.5}}'
     )
-    async with together(tmp_path, call_timeout=0.4) as world:
+    async with together(tmp_path, call_timeout=1) as world:
+        await world.bad.specs()
         said = progress.replace("}}", ',"message":"half way"}}')
         result = await world.do(write=[progress, said], answer=None, preview=shown.append)
-        assert "did not finish in 0.4 s" in result.text
+        assert "did not finish in 1 s" in result.text
         assert shown == ["1 of 2.5\n", "half way\n"]
 
 

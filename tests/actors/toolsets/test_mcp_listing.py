@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 import pytest
-from trio.testing import MockClock
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.toolsets.mcp import CHANGES_SECONDS
 from actors.toolsets.mcp_listing import ENTRIES_MOST
@@ -245,18 +246,27 @@ async def test_a_list_that_cannot_be_read_again_leaves_what_there_is(tmp_path: P
 
 
 async def test_changes_without_end_are_looked_at_ever_less_often(tmp_path: Path, mock_clock: MockClock) -> None:
-    """The time is the test's: each look is asked for by a change right after the one before."""
+    """The time is the test's; each look is asked for by changes right after the one before."""
     notice = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
     async with hosted(tmp_path, beside=True) as world:
         await world.bad.specs()
-        pauses = []
-        for look in range(2, 6):
+        link = world.toolset._link
+        assert link is not None
+        for look, pause in enumerate((1, 2, 4, 8), start=2):
+            before = link._read_at
             await world.do(write=[notice], times=50)
-            waited = 0.0
+            await wait_all_tasks_blocked()
+            mock_clock.jump(pause - 0.1)
+            await wait_all_tasks_blocked()
+            assert link._read_at == before, "it is not time yet"
+            mock_clock.jump(0.2)
             while len(world.received("tools/list")) < look:
-                mock_clock.jump(CHANGES_SECONDS / 4)
-                waited += CHANGES_SECONDS / 4
-                await world.fine()  # the answers of both have come
-            pauses.append(waited)
-        assert [round(pause) for pause in pauses] == [1, 2, 4, 8]
+                await trio.lowlevel.checkpoint()
+            assert link._read_at > before
+            await world.fine()
+        mock_clock.jump(33)  # quiet for twice as long as it would be waited: it is looked at soon again
+        await world.do(write=[notice])
+        while len(world.received("tools/list")) < look + 1:
+            await trio.lowlevel.checkpoint()
+        assert link._pause == 2 * CHANGES_SECONDS
         assert (await world.bad.status()).restarts == 0
