@@ -102,7 +102,7 @@ def config(service: ModelServer, refusing: int, limits: str) -> str:
 def quick(tmp_path_factory: pytest.TempPathFactory, service: ModelServer, refusing: int) -> Iterator[DaemonProcess]:
     """A daemon that waits next to nothing."""
     limits = """
-        progress_timeout = "300ms"
+        progress_timeout = "800ms"
         retry_delay_first = "5ms"
         retry_delay_max = "20ms"
         retry_after_max = "30ms"
