@@ -87,7 +87,8 @@ class Windows:
         """A service refused the last request as too large: the next one is smaller. Whether that is by media alone."""
         kind = error.data.get("overflow")
         media = media_bytes(self.last.messages)
-        if media and kind in (Overflow.MEDIA, Overflow.BYTES):
+        # In base64 they are four thirds; where they are less than the text, it is the text that has to go.
+        if media and (kind == Overflow.MEDIA or (kind == Overflow.BYTES and 4 * media > 3 * self.size)):
             # Half of them, then none: which one was too large is not always said.
             self._marks.media_bytes[self.model] = 0 if self.model in self._marks.media_bytes else media // 2
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -135,9 +136,26 @@ async def test_too_much_media_is_left_out_the_oldest_first(server: ModelServer, 
 
 
 async def with_image(engine: Engine, session: SessionHandle, text: str, name: str) -> None:
-    file = InputFile(data_base64=base64.b64encode(b"\x89PNG" + bytes(500)).decode(), mime="image/png", name=name)
+    data = b"\x89PNG" + bytes(30_000)
+    file = InputFile(data_base64=base64.b64encode(data).decode(), mime="image/png", name=name)
     started = await engine.registry.start_run(StartRun(session_id=session.id, input=(text, file)))
     assert (await RunHandle(engine.registry, started.feed).wait()).status == "completed"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_where_the_text_is_what_is_large_the_images_stay(
+    server: ModelServer, tmp_path: Path, provider: str
+) -> None:
+    number = next(number for number in NUMBERS if WORDINGS[number][0] == "Anthropic, bytes")
+    async with serving(server, tmp_path) as engine:
+        session = await engine.create_session(model=f"{provider}-sane", toolsets=())
+        assert (await (await session.start(f"hello {PAD * 8}")).wait()).status == "completed"
+        await with_image(engine, session, "look", "small.png")
+        run = await session.start(f"!overflow n={number} over=60000")
+        assert (await run.wait()).status == "completed"
+        messages = await told(session, run)
+        assert any(part["kind"] == "compaction" for message in messages for part in message["parts"])
+        assert '"type": "image' in json.dumps(server.ended(server.last())["body"])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
