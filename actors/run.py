@@ -28,6 +28,7 @@ from actors._feed import RunFeed
 from actors.answers import Answers
 from actors.calls import Calls
 from actors.compaction import OVERFLOW, Compactor
+from actors.ends import End, lost_end
 from actors.journal import RunJournal
 from actors.progress import Progress, events_of
 from actors.services import Services
@@ -54,25 +55,6 @@ from engine.wire import events as wire_events
 _log = logging.getLogger("greenroom.run")
 
 SHUTDOWN: Final = "shutdown"
-
-
-@attrs.frozen(slots=True)
-class _End:
-    """How the work ended: the run's status and the open turn's finish."""
-
-    status: Status
-    finish: Finish
-    reason: str | None = None
-    error: Failure | None = None
-
-    @property
-    def why(self) -> str:
-        """What a call's result says of a call that did not finish."""
-        if self.error is not None:
-            return self.error.message
-        if self.finish == "length":
-            return "the answer reached its bound"
-        return f"the run was {self.status}" + (f" ({self.reason})" if self.reason else "")
 
 
 class RunRef(Ref):
@@ -163,7 +145,7 @@ class Run(Actor):
     # ------------------------------------------------------------ the work
     async def _main(self) -> None:
         # Stands when an enclosing scope is cancelled: nobody asked this run to stop.
-        end = _End("interrupted", "interrupted", "the daemon stopped")
+        end = End("interrupted", "interrupted", "the daemon stopped")
         try:
             try:
                 with self._scope:
@@ -174,7 +156,7 @@ class Run(Actor):
                 end = self._failed(exc)
         finally:
             self._settling = True
-            lost = _lost(trio.TooSlowError())
+            lost = lost_end(trio.TooSlowError())
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
                 async with self._boundary:  # a message that is being taken in is shown before the end
                     lost = await self._settle(end)
@@ -185,23 +167,23 @@ class Run(Actor):
             self._settled.set()
             self.cell.finish("settled")
 
-    def _stopped(self) -> _End:
+    def _stopped(self) -> End:
         asked = self.cell.stop_reason
         if self.cancelled_by is not None or asked == SHUTDOWN:
-            return _End("cancelled", "cancelled", self.cancelled_by or asked)
-        return _End("interrupted", "interrupted", asked)
+            return End("cancelled", "cancelled", self.cancelled_by or asked)
+        return End("interrupted", "interrupted", asked)
 
-    async def _attempt(self) -> _End:
+    async def _attempt(self) -> End:
         """All turns; errors become the end that they mean."""
         try:
             with trio.move_on_after(self._limits.run_timeout) as self._clock:
                 return await (self._compact() if self._compacts else self._turns())
             message = f"the run did not end in {self._limits.run_timeout:g} s"
-            return _End("failed", "error", error=Failure(code="deadline", message=message))
+            return End("failed", "error", error=Failure(code="deadline", message=message))
         except Exception as exc:  # noqa: BLE001 - a run ends in its own terminal state, whatever broke it
             return self._failed(exc)
 
-    def _failed(self, exc: BaseException) -> _End:
+    def _failed(self, exc: BaseException) -> End:
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
         if self._scope.cancel_called:
@@ -210,14 +192,14 @@ class Run(Actor):
             _log.warning("%s was stopped, and met an error on its way out: %s", self._feed.run.id, exc, exc_info=defect)
             return self._stopped()
         if isinstance(exc, ActorDied):
-            return _lost(exc)
+            return lost_end(exc)
         if isinstance(exc, EngineError):
-            return _End("failed", "error", error=Failure(code=exc.code, message=exc.message))
+            return End("failed", "error", error=Failure(code=exc.code, message=exc.message))
         ref = ids.new_id("ref")
         _log.error("%s failed by a defect, ref %s", self._feed.run.id, ref, exc_info=exc, extra={"ref": ref})
-        return _End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
+        return End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
 
-    async def _turns(self) -> _End:
+    async def _turns(self) -> End:
         specs = await self._services.toolbox.specs(self._session.toolsets)
         known = [spec.name for spec in specs]
         names = provider_names(known)
@@ -229,7 +211,7 @@ class Run(Actor):
             if over:
                 finish = "length" if turn.full else turn.finish or "stop"
                 if not await self._goes_on():
-                    return _End("completed", finish)
+                    return End("completed", finish)
             await self._progress.apply_held()
             if not over:
                 await self._calls.run(turn, known, self._on_waiting)
@@ -238,12 +220,12 @@ class Run(Actor):
             step = turn.interrupt(finish, "the answer reached its bound", self._services.now_ms())
             await self._progress.apply(self._progress.counted(turn, step))
         message = f"the run made {self._limits.turns_per_run} turns without an end"
-        return _End("failed", "max_turns", error=Failure(code="max_turns", message=message))
+        return End("failed", "max_turns", error=Failure(code="max_turns", message=message))
 
-    async def _compact(self) -> _End:
+    async def _compact(self) -> End:
         if await self._compactor.by_hand():
-            return _End("completed", "stop")
-        return _End("completed", "stop", "there was too little that a summary could take the place of")
+            return End("completed", "stop")
+        return End("completed", "stop", "there was too little that a summary could take the place of")
 
     async def _answer(self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]) -> Turn:
         """A turn with the model's answer, which is asked for again with less if it was too much."""
@@ -347,7 +329,7 @@ class Run(Actor):
         return await self._progress.snapshot(self._services.store, self._message.info.id, self._calls.approvals.shown())
 
     # ------------------------------------------------------------ the end
-    async def _settle(self, end: _End) -> _End:
+    async def _settle(self, end: End) -> End:
         """Close the open turn, commit, and show the end. If the store refuses, what the end is to be shown as."""
         step = self._progress.take_unshown()
         waiting = self._calls.give_up()
@@ -369,11 +351,11 @@ class Run(Actor):
             await self._progress.apply(step)
         except Exception as exc:  # noqa: BLE001 - whatever broke it, watchers are told that the run has ended
             _log.error("%s could not be settled", self._feed.run.id, exc_info=exc)
-            return _lost(exc)
+            return lost_end(exc)
         self._finish(record, stored=True)
         return end
 
-    def _record(self, end: _End, last_seq: int) -> RunRecord:
+    def _record(self, end: End, last_seq: int) -> RunRecord:
         return attrs.evolve(
             self._feed.run,
             status=end.status,
@@ -391,14 +373,3 @@ class Run(Actor):
         )
         self._feed.end()
         self._on_settled(self._feed, stored)
-
-
-def _lost(exc: BaseException) -> _End:
-    """The end of a run whose store does not answer: what the next start of the daemon makes of it too."""
-    if isinstance(exc, EngineError):
-        error = Failure(code=exc.code, message=exc.message)
-    elif isinstance(exc, ActorDied):
-        error = Failure(code="internal", message="a part of the daemon that the run needs has ended")
-    else:
-        error = Failure(code="disk_full", message="the disk did not take the run's end in time")
-    return _End("interrupted", "interrupted", "the store did not take the run's end", error)
