@@ -29,7 +29,7 @@ from actors.toolsets.mcp_client import Client, Gone, Handler, Refused
 from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_listing import Listing, read_listing
-from actors.toolsets.mcp_results import read_answer, tool_result
+from actors.toolsets.mcp_results import read_answer, strings_in, tool_result
 from actors.toolsets.mcp_stdio import Tail, open_stdio
 from engine import codec
 from engine.errors import PeerError
@@ -201,7 +201,7 @@ class _Link:
             stack.callback(nursery.cancel_scope.cancel, reason="the connection to the tool server ends")
             if self._process is not None:
                 nursery.start_soon(self._watch, self._process)
-            client = Client(streams, nursery, self._handlers(), self._changed_lists, self._on_noise)
+            client = Client(streams, nursery, self._handlers(), self._changed_lists, self._on_noise, self._drop)
             await nursery.start(self._converse, client)
             try:
                 await client.initialize(self._capabilities())
@@ -279,6 +279,13 @@ class _Link:
     def _on_noise(self, what: str) -> None:
         self._noise = what[:_STDERR_BYTES]
         _log.debug("from a tool server: %s", self._noise)
+
+    async def _drop(self, answer: Any) -> bool:
+        """Remove what an answer has on the disk; whether it had any."""
+        held = self._inbox.find(strings_in(answer))
+        if held is not None:
+            await held.aclose()
+        return held is not None
 
     def _changed_lists(self) -> None:
         self._changed.set()

@@ -53,7 +53,8 @@ class Client:
     """On the streams of a transport. `run` it in `nursery`, and it is of use from its start on.
 
     `handlers` answer requests of the server by method, raising Refusal for a bad one; `on_changed` is called when it
-    says that its lists have changed; `on_noise` is told, in a sentence, of what was dropped.
+    says that its lists have changed; `on_noise` is told, in a sentence, of what was dropped. `drop` removes what is on
+    the disk of an answer that nobody takes, and says whether there was any.
     """
 
     def __init__(
@@ -63,12 +64,15 @@ class Client:
         handlers: Mapping[str, Handler],
         on_changed: Callable[[], None],
         on_noise: Callable[[str], None],
+        drop: Callable[[Any], Awaitable[bool]],
     ) -> None:
         from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 
         reading, writing = streams
         self._asked: set[str] = set()
-        self._incoming = _Incoming(reading, self._asked, on_noise)
+        self._open: set[str] = set()
+        self._drop = drop
+        self._incoming = _Incoming(reading, self._asked, self._open, on_noise, drop)
         self._dispatcher: Any = JSONRPCDispatcher(self._incoming, _Outgoing(writing, self._asked))
         self._nursery = nursery
         self._handlers = handlers
@@ -96,6 +100,7 @@ class Client:
                 "clientInfo": {"name": "greenroom", "version": VERSION},
             },
         )
+        await self._drop(answer)  # of which nothing long is used
         version, offered = answer.get("protocolVersion"), answer.get("capabilities")
         if version not in HANDSHAKE_PROTOCOL_VERSIONS:
             raise Refused(f"it speaks no version of the protocol that is known here: {str(version)[:_VERSION_SHOWN]!r}")
@@ -113,16 +118,20 @@ class Client:
         options: CallOptions = {"request_id": number, "cancel_on_abandon": False, "headers": self._headers}
         if on_progress is not None:
             options["on_progress"] = on_progress
+        self._open.add(_key(number))
         try:
             answer = await self._dispatcher.send_raw_request(method, params, options)
         except mcp.MCPError as exc:
             if self._incoming.ended:
                 raise Gone from None
-            raise Refused(exc.message) from None
+            long = await self._drop([exc.message, exc.error.data])
+            raise Refused("its error has a text that is too long" if long else exc.message) from None
         except trio.Cancelled:
             if method != "initialize":  # which the protocol does not let us cancel
                 self.tell("notifications/cancelled", {"requestId": number, "reason": "it is not waited for any more"})
             raise
+        finally:
+            self._open.discard(_key(number))
         if not isinstance(answer, dict):
             raise Refused("the server's answer is not an object")
         return answer
@@ -167,12 +176,22 @@ class Refusal(Exception):
 
 
 class _Incoming:
-    """What comes, without what nobody looks at. `asked` are the server's requests that have no answer yet."""
+    """What comes, without what nobody looks at. `asked` are the server's requests that have no answer yet, `open` are
+    ours."""
 
-    def __init__(self, stream: Any, asked: set[str], on_noise: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        asked: set[str],
+        open: set[str],
+        on_noise: Callable[[str], None],
+        drop: Callable[[Any], Awaitable[bool]],
+    ) -> None:
         self._stream = stream
         self._asked = asked
+        self._open = open
         self._on_noise = on_noise
+        self._drop = drop
         self.ended = False
 
     @property
@@ -190,13 +209,19 @@ class _Incoming:
             except BaseException:
                 self.ended = True
                 raise
-            if not isinstance(item, Exception) and self._passes(item.message):
+            if not isinstance(item, Exception) and await self._passes(item.message):
                 return item
 
-    def _passes(self, message: Any) -> bool:
+    async def _passes(self, message: Any) -> bool:
         method = getattr(message, "method", None)
         if method is None:
-            return True
+            if _key(message.id) in self._open:
+                return True
+            # Such as that to a call which was cancelled: it would lie on the disk for nobody.
+            self._on_noise("an answer to nothing that is waited for")
+            error = getattr(message, "error", None)
+            await self._drop(message.result if error is None else [error.message, error.data])
+            return False
         number = getattr(message, "id", None)
         if number is None:
             if method == "notifications/cancelled":
