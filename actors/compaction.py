@@ -24,7 +24,15 @@ from engine.runs.events import CompactionFinished, CompactionStarted
 from engine.runs.turn import PartAdded, Step
 from engine.storage.changes import AddMessage, AddPart, FinishMessage, PutRun
 from engine.transcript import compaction
-from engine.transcript.records import AssistantMessage, CompactionPart, Message, TextPart, Usage, UserMessage
+from engine.transcript.records import (
+    NO_USAGE,
+    AssistantMessage,
+    CompactionPart,
+    Message,
+    TextPart,
+    Usage,
+    UserMessage,
+)
 from engine.transcript.window import Window, bytes_for_messages
 
 _log = logging.getLogger("greenroom.run")
@@ -62,9 +70,10 @@ class Compactor:
         return not self._given_up and self._windows.is_due(window)
 
     async def in_time(self, window: Window) -> None:
-        """Compact, if that is worth it. A service that fails is met again by the turn itself."""
+        """Compact, if that is worth it. A service that fails is met again by the turn itself: one attempt is left to
+        it."""
         try:
-            await self._compact(window, compaction.KEPT_PART)
+            await self._compact(window, compaction.KEPT_PART, attempts=compaction.ATTEMPTS - 1)
         except PeerError as exc:
             if exc.code == "disk_full":
                 raise
@@ -88,7 +97,9 @@ class Compactor:
         """Compact now; whether there was anything worth it. Raises PeerError."""
         return await self._compact(await self._windows.read(), compaction.KEPT_PART, by_hand=True)
 
-    async def _compact(self, window: Window, part: float, *, by_hand: bool = False) -> bool:
+    async def _compact(
+        self, window: Window, part: float, *, by_hand: bool = False, attempts: int = compaction.ATTEMPTS
+    ) -> bool:
         count = compaction.split(window, int(self._windows.budget * part), by_hand=by_hand)
         beside = 0 if by_hand else self._windows.size - window.size
         before = window.size + beside
@@ -98,7 +109,7 @@ class Compactor:
         model = self._windows.room().compact_model or self._windows.model
         tally = self._services.tally.compactions
         try:
-            summary, usage = await self._summary(model, window.messages[:count])
+            summary, usage = await self._summary(model, window.messages[:count], attempts)
         except PeerError:
             tally[model, "error"] += 1
             raise
@@ -111,7 +122,8 @@ class Compactor:
         self._windows.compacted()
         return True
 
-    async def _summary(self, model: str, messages: Sequence[Message]) -> tuple[str, Usage]:
+    async def _summary(self, model: str, messages: Sequence[Message], attempts: int) -> tuple[str, Usage]:
+        spent = NO_USAGE
         most = min(self._services.limits.summary_bytes, self._windows.budget // 4)
         while True:
             room = bytes_for_messages(self._windows.room(model).prompt, len(compaction.INSTRUCTIONS))
@@ -126,16 +138,17 @@ class Compactor:
             except PeerError as exc:
                 if exc.code != OVERFLOW:
                     raise
-                self._failed(exc)
+                self._failed(exc, attempts)
                 self._windows.learn(model, exc, len(text.encode()))
                 continue
+            spent += usage
             if summary.strip():
-                return summary.strip(), usage
-            self._failed(PeerError("provider_error", "the model gave no summary of the conversation"))
+                return summary.strip(), spent
+            self._failed(PeerError("provider_error", "the model gave no summary of the conversation"), attempts)
 
-    def _failed(self, error: PeerError) -> None:
+    def _failed(self, error: PeerError, attempts: int = compaction.ATTEMPTS) -> None:
         self._attempts += 1
-        if self._attempts >= compaction.ATTEMPTS:
+        if self._attempts >= attempts:
             raise _given_up(error, f"given up after {self._attempts} attempts")
 
     async def _store(self, model: str, summary: str, usage: Usage, kept_from: str | None) -> None:

@@ -415,6 +415,37 @@ async def test_a_service_that_always_refuses_is_asked_three_times(staged: Staged
         await stage.usable(session.id)
 
 
+async def test_nor_is_it_asked_more_often_where_a_summary_was_due(staged: Staged) -> None:
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second", "third", "fourth")
+        stage.models.rooms["model"] = ROOM
+        run = await session.start("fifth " + LONG)
+        asked: list[bool] = []
+        while (call := await next_call(stage, run)) is not None:
+            asked.append(is_summary(call))
+            call.fail(overflow())
+        assert asked == [True, True, False]
+        assert await end_of(run) == ("failed", "context_overflow") and "3 attempts" in str(run.record.error)
+        stage.models.rooms.clear()
+        await stage.usable(session.id)
+
+
+async def test_what_empty_summaries_cost_is_counted(staged: Staged) -> None:
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second")
+        run = await session.compact()
+        for text in ("", "in the end"):
+            call = await stage.models.call()
+            call.send(UsageReported(Usage(input_tokens=70, output_tokens=5)))
+            if text:
+                call.text(text)
+            call.end()
+        assert await end_of(run) == ("completed", None)
+        assert run.record.usage.input_tokens == 140 == (await session.record()).usage.input_tokens
+
+
 async def test_a_service_that_refuses_all_but_summaries(staged: Staged) -> None:
     async with staged() as stage:
         session = await stage.engine.create_session()
