@@ -73,7 +73,8 @@ class Compactor:
         """Compact, if that is worth it. A service that fails is met again by the turn itself: one attempt is left to
         it."""
         try:
-            await self._compact(window, compaction.KEPT_PART, attempts=compaction.ATTEMPTS - 1)
+            whole = await self._windows.whole()
+            await self._compact(whole, window.size, compaction.KEPT_PART, attempts=compaction.ATTEMPTS - 1)
         except PeerError as exc:
             if exc.code == "disk_full":
                 raise
@@ -88,21 +89,23 @@ class Compactor:
         if self._windows.refused(error):
             return
         # Of the window that was too large: in the one that takes its place the beginning may be left out.
-        await self._compact(refused, compaction.KEPT_PART / self._attempts)
+        await self._compact(refused, refused.size, compaction.KEPT_PART / self._attempts)
         await self._windows.read()
         if not compaction.is_progress(before, self._windows.size):
             raise _given_up(error, "nothing more can be left out")
 
     async def by_hand(self) -> bool:
         """Compact now; whether there was anything worth it. Raises PeerError."""
-        return await self._compact(await self._windows.read(), compaction.KEPT_PART, by_hand=True)
+        whole = await self._windows.whole()
+        return await self._compact(whole, whole.size, compaction.KEPT_PART, by_hand=True)
 
     async def _compact(
-        self, window: Window, part: float, *, by_hand: bool = False, attempts: int = compaction.ATTEMPTS
+        self, window: Window, size: int, part: float, *, by_hand: bool = False, attempts: int = compaction.ATTEMPTS
     ) -> bool:
+        """`size` is of the messages of a request that would be made, or was."""
         count = compaction.split(window, int(self._windows.budget * part), by_hand=by_hand)
-        beside = 0 if by_hand else self._windows.size - window.size
-        before = window.size + beside
+        beside = 0 if by_hand else self._windows.overhead
+        before = size + beside
         if not count or not compaction.is_progress(before, compaction.size_after(window, count, "") + beside):
             return False
         await self._progress.apply(Step([], [CompactionStarted()]))

@@ -21,6 +21,8 @@ from engine.transcript.window import BYTES_PER_TOKEN, Marks, Room, Window, bytes
 
 # Of a model that is not configured: it fails when it is called.
 _UNKNOWN: Final = Room(window=32_768, answer=4096, compact_at=0.0)
+# Of the bounds of a window: that of what is summarised.
+_WHOLE: Final = 2
 # Of a request that was refused without a word about its bound: what the next one may have.
 _SHRINK: Final = 0.75
 
@@ -31,15 +33,13 @@ class Windows:
         self._session = session
         self._run_id = run_id
         self._marks = marks
-        self._overhead = len((session.instructions or "").encode())  # bytes of a request beside its messages
+        self.overhead = len((session.instructions or "").encode())  # bytes of a request beside its messages
         self.model = model
         self.last = Window(messages=())
 
     def give_tools(self, specs: Sequence[ToolSpec]) -> None:
         """These are in each request from now on."""
-        self._overhead += sum(
-            len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) for spec in specs
-        )
+        self.overhead += sum(len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) for spec in specs)
 
     def room(self, model: str | None = None) -> Room:
         """What the model takes, as far as is known by now."""
@@ -51,12 +51,12 @@ class Windows:
     @property
     def budget(self) -> int:
         """Bytes for messages."""
-        return bytes_for_messages(self.room().prompt, self._overhead)
+        return bytes_for_messages(self.room().prompt, self.overhead)
 
     @property
     def size(self) -> int:
         """Bytes of the last request, as they are estimated."""
-        return self.last.size + self._overhead
+        return self.last.size + self.overhead
 
     async def read(self) -> Window:
         """What the model is shown now. Raises CallerError unknown_session."""
@@ -72,12 +72,23 @@ class Windows:
             self._marks.start[self.model] = self.last.start
         return self.last
 
+    async def whole(self) -> Window:
+        """What a summary is made of: what the model sees, and what just does not fit any more. Raises CallerError
+        unknown_session."""
+        return await self._services.store.window(
+            self._session.id,
+            max_messages=_WHOLE * self._services.limits.window_messages,
+            max_bytes=_WHOLE * self.budget,
+            run_id=self._run_id,
+            media_bytes=0,
+        )
+
     def is_due(self, window: Window) -> bool:
         """Whether the conversation is to be summarised before the model is called with this window."""
         threshold = self.room().threshold
         if threshold is None:
             return False
-        return window.left_out or used(window, self.model, self._overhead) >= threshold
+        return window.left_out or used(window, self.model, self.overhead) >= threshold
 
     def compacted(self) -> None:
         """The next window begins elsewhere."""

@@ -320,6 +320,26 @@ async def test_what_the_service_counted_is_believed(staged: Staged) -> None:
         await talk(stage, session, "fourth")
 
 
+@pytest.mark.parametrize(("part", "due"), [(0.9, True), (0.0, False)])
+async def test_what_would_be_left_out_is_summarised_first(staged: Staged, part: float, due: bool) -> None:
+    """By the number of messages too; unless it is to be done only where a service refuses."""
+    async with staged(window_messages=6) as stage:
+        session = await stage.engine.create_session()
+        stage.models.rooms["model"] = Room(window=100_000, answer=1024, compact_at=part)
+        await talk(stage, session, "first", "second")
+        await talk(stage, session, "third")  # the sixth message is its answer
+        run = await session.start("fourth")
+        call = await stage.models.call()
+        assert is_summary(call) is due
+        if due:
+            assert "first" in texts(call)[0] and "second" in texts(call)[0]
+            say(call, "of the first")
+            call = await stage.models.call()
+        assert texts(call)[0] == ("of the first" if due else "third")
+        say(call, "fine")
+        assert await end_of(run) == ("completed", None)
+
+
 async def test_a_run_goes_on_without_a_summary(staged: Staged) -> None:
     """It is not needed yet: the service may still take all."""
     async with staged() as stage:
