@@ -43,8 +43,8 @@ async def works(world: World, restarts: int = 0) -> None:
 # ------------------------------------------------------------------ ends
 async def test_a_crash_in_the_middle_of_a_call(tmp_path: Path) -> None:
     async with together(tmp_path) as world:
-        half = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[{"type":"text","text":"' + "half" * 50_000
-        result = await world.do(write=[half], exit=3)
+        half = '{"jsonrpc":"2.0","id":2,"result":{"content":[{"type":"text","text":"' + "half" * 10_000
+        result = await world.do(half=half, exit=3)
         assert result.is_error and "exit code 3" in result.text
         await world.fine()
         await works(world, restarts=1)
