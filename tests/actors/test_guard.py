@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,8 @@ from tests.actors.processes import (
     until_gone,
 )
 
+# What a pipe holds: so many blocks are read without a turn for others.
+AT_ONCE, BLOCK = 8, 65_536
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -160,6 +164,38 @@ async def test_a_guard_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPat
         await until(lambda: descriptors() <= before)
         async with await shell(guard, "exit 4") as process:
             assert (await process.wait()).code == 4
+
+
+async def test_much_output_is_read_in_several_blocks_at_a_time_between_which_others_have_their_turn() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with guarded() as guard, await shell(guard, f"head -c {32 * MIB} /dev/zero; read wait") as process:
+        await until(lambda: waiting_in(process.stdout.fileno()) >= AT_ONCE * BLOCK)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            await process.read()
+            before = turns
+            for _ in range(AT_ONCE - 1):
+                assert len(await process.read()) == BLOCK
+            assert turns == before
+            reads = AT_ONCE
+            size = AT_ONCE * BLOCK
+            while size < 32 * MIB:
+                size += len(await process.read())
+                reads += 1
+            assert size == 32 * MIB and turns >= reads // AT_ONCE
+            nursery.cancel_scope.cancel()
+
+
+def waiting_in(descriptor: int) -> int:
+    """Bytes that can be read."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 # ------------------------------------------------------------ ends
