@@ -7,9 +7,9 @@ cursor goes on for ever; `refuse` {method: message}; `silent` methods, which are
 written before anything is read; `record`, a file that gets each line that was read; `answers` {method: result}.
 
 A call's tool does not matter; its arguments are what is done, in this order: `write` (lines, `@id@` being the call's
-id), `times` of them; `half` a line, without its end; `ask` [requests of its own, whose answers are the call's result, as
-JSON]; `change` (a plan, laid over the present one); `exit` (code); `close` its output; `sleep` for ever, reading nothing;
-`answer` (the result; null: none, absent: an empty one).
+id), `times` of them; `half` a line, without its end; `ask` [requests of its own, whose answers are the call's result,
+as JSON]; `change` (a plan, laid over the present one); `exit` (code); `close` its output; `sleep` for ever, reading
+nothing; `answer` (the result; null: none, absent: an empty one).
 """
 
 from __future__ import annotations
