@@ -33,7 +33,7 @@ from engine.transcript.records import (
     Usage,
     UserMessage,
 )
-from engine.transcript.window import Window, bytes_for_messages
+from engine.transcript.window import Window
 
 _log = logging.getLogger("greenroom.run")
 
@@ -61,9 +61,10 @@ class Compactor:
         self._attempts = 0  # that came to nothing, since the last answer
         self._given_up = False
 
-    def answered(self) -> None:
-        """The model took a request."""
+    def answered(self, usage: Usage) -> None:
+        """The model took a request, which had so many tokens."""
         self._attempts = 0
+        self._windows.counted(usage)
 
     def is_due(self, window: Window) -> bool:
         """Whether to compact before the model is called with this window."""
@@ -129,7 +130,7 @@ class Compactor:
         spent = NO_USAGE
         most = min(self._services.limits.summary_bytes, self._windows.budget // 4)
         while True:
-            room = bytes_for_messages(self._windows.room(model).prompt, len(compaction.INSTRUCTIONS))
+            room = self._windows.room_for(model, len(compaction.INSTRUCTIONS))
             text = compaction.question(messages, room)
             asked = Message(
                 UserMessage(id=ids.message_id(), created_at=self._services.now_ms()),

@@ -241,7 +241,7 @@ class Run(Actor):
                 await self._progress.apply(self._progress.counted(turn, step))
                 await self._compactor.after_overflow(exc)
             else:
-                self._compactor.answered()
+                self._compactor.answered(turn.usage)
                 return turn
 
     async def _begin(

@@ -16,6 +16,7 @@ from engine.errors import PeerError
 from engine.providers.overflow import Overflow
 from engine.storage.media import media_bytes
 from engine.tools.spec import ToolSpec
+from engine.transcript.records import Usage
 from engine.transcript.session import Session
 from engine.transcript.window import BYTES_PER_TOKEN, Marks, Room, Window, bytes_for_messages, used
 
@@ -51,12 +52,23 @@ class Windows:
     @property
     def budget(self) -> int:
         """Bytes for messages."""
-        return bytes_for_messages(self.room().prompt, self.overhead)
+        return self.room_for(self.model, self.overhead)
+
+    def room_for(self, model: str, overhead: int) -> int:
+        """Bytes for messages to a model, beside so many others."""
+        return bytes_for_messages(self.room(model).prompt, overhead, self._per_token(model))
 
     @property
     def size(self) -> int:
         """Bytes of the last request, as they are estimated."""
         return self.last.size + self.overhead
+
+    def counted(self, usage: Usage) -> None:
+        """What the service counted with the last request."""
+        self._marks.counted(self.model, self.size, usage.input_tokens)
+
+    def _per_token(self, model: str) -> float:
+        return self._marks.per_token.get(model, BYTES_PER_TOKEN)
 
     async def read(self) -> Window:
         """What the model is shown now. Raises CallerError unknown_session."""
@@ -109,5 +121,5 @@ class Windows:
     def learn(self, model: str, error: PeerError, size: int) -> None:
         """A request of so many bytes was too large for the model."""
         told = error.data.get("window_tokens")
-        tokens = int(size / BYTES_PER_TOKEN * _SHRINK)
+        tokens = int(size / self._per_token(model) * _SHRINK)
         self._marks.learn(model, min(told, tokens) if isinstance(told, int) else tokens)

@@ -7,7 +7,8 @@
   has the results that the model waits for. An answer holds its calls with their results, so every tail is valid.
 - A provider caches the beginning of a request. So the window keeps its beginning for as long as it fits, and gives up
   a good part of it at once when it does not (KEPT_PART): the caller hands the `start` of one window to the next.
-- Tokens are estimated as bytes of text / BYTES_PER_TOKEN, where a service has not said (`used`).
+- Tokens are estimated as bytes of text / BYTES_PER_TOKEN, where a service has not said (`used`). What it counted with
+  one request says how many bytes its tokens have in this conversation (`Marks.counted`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from engine.transcript.records import (
 # Text of one token: English has about 4 bytes, source code and JSON 3, Chinese 2.5 to 3. Low, so that the window
 # rather fits than not.
 BYTES_PER_TOKEN: Final = 3
+# Of what a service counted, what is believed: texts differ, but not by more.
+PER_TOKEN_MIN, PER_TOKEN_MAX = 2.0, 4.5
+# A request of fewer tokens says more of what is around its texts than of them.
+COUNTED_MIN: Final = 1000
 # Of the room for messages that is used again after the window had to be cut: the rest is for what comes, so that the
 # window's beginning stays where it is for many steps.
 KEPT_PART: Final = 0.6
@@ -58,9 +63,9 @@ class Room:
         return min(int(self.compact_at * self.window), self.prompt) if self.compact_at else None
 
 
-def bytes_for_messages(prompt_tokens: int, overhead_bytes: int) -> int:
+def bytes_for_messages(prompt_tokens: int, overhead_bytes: int, per_token: float = BYTES_PER_TOKEN) -> int:
     """Room for messages in bytes, beside instructions and tools of `overhead_bytes`."""
-    return max(prompt_tokens * BYTES_PER_TOKEN - overhead_bytes, LEAST_TOKENS * BYTES_PER_TOKEN)
+    return max(int(prompt_tokens * per_token) - overhead_bytes, LEAST_TOKENS * BYTES_PER_TOKEN)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -134,6 +139,12 @@ class Marks:
     start: dict[str, int] = attrs.field(factory=dict)  # where its window begins
     media_bytes: dict[str, int] = attrs.field(factory=dict)  # of media that its service took, if it refused more
     tokens: dict[str, int] = attrs.field(factory=dict)  # of its window, if that turned out to be smaller
+    per_token: dict[str, float] = attrs.field(factory=dict)  # bytes of a request, as its service counted the last one
+
+    def counted(self, model: str, size: int, tokens: int) -> None:
+        """A request of so many bytes, as they are estimated, had so many tokens."""
+        if tokens >= COUNTED_MIN:
+            self.per_token[model] = min(max(size / tokens, PER_TOKEN_MIN), PER_TOKEN_MAX)
 
     def learn(self, model: str, tokens: int) -> None:
         """The model takes this many tokens and no more."""

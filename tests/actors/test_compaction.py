@@ -340,6 +340,21 @@ async def test_what_would_be_left_out_is_summarised_first(staged: Staged, part: 
         assert await end_of(run) == ("completed", None)
 
 
+@pytest.mark.parametrize(("per_token", "first"), [(None, "fourth"), (4.4, "first")])
+async def test_how_long_a_token_is_is_learned(staged: Staged, per_token: float | None, first: str) -> None:
+    """Seven turns of 2.8 KB each: at 3 bytes a token one more than fits, so that the window is cut; at 4.4 all do."""
+    async with staged() as stage:
+        stage.models.rooms["model"] = Room(window=8192, answer=1750, compact_at=0)
+        session = await stage.engine.create_session()
+        names = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+        for number, name in enumerate(names):
+            tokens = 0 if per_token is None else int((2800 * number + 1) / per_token)
+            await talk(stage, session, name, usage=Usage(input_tokens=tokens, output_tokens=1))
+        session = await stage.engine.session(session.id)
+        await session.start("now")
+        assert texts(await stage.models.call())[0] == first
+
+
 async def test_a_run_goes_on_without_a_summary(staged: Staged) -> None:
     """It is not needed yet: the service may still take all."""
     async with staged() as stage:

@@ -120,6 +120,18 @@ def test_room_is_left_for_the_answer() -> None:
     assert bytes_for_messages(1000, 10**6) == LEAST_TOKENS * BYTES_PER_TOKEN
 
 
+def test_what_a_service_counted_is_believed_within_bounds() -> None:
+    marks = Marks()
+    marks.counted("m", 3500, 999)  # too little to tell
+    assert marks.per_token == {}
+    for tokens, per_token in ((1000, 3.5), (500_000, 2.0)):
+        marks.counted("m", 3500, tokens)
+        assert marks.per_token == {"m": per_token}
+    marks.counted("m", 10**6, 1000)
+    assert marks.per_token == {"m": 4.5}
+    assert bytes_for_messages(1000, 600, 4.5) == 3900
+
+
 def test_what_a_service_took_is_remembered_for_its_model() -> None:
     marks = Marks()
     marks.learn("m", 8000)
