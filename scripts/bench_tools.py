@@ -37,7 +37,7 @@ from typing import Any
 
 import attrs
 import trio
-from _daemon import Daemon, Findings, model_server, say
+from _daemon import Daemon, Findings, kept_waiting, model_server, say
 from _incident import FILES, MATCHES, NEEDLE, make_history, make_tree
 from _lines import FIRST, LAST, lines
 from _mcp_server import LINE_BYTES, READY
@@ -307,12 +307,13 @@ class Bench:
             live = sum(one["state"] == "ready" and one["name"] in names for one in listed["toolsets"])
             await trio.sleep(SETTLE)
             peak = Peak(daemon.process.pid)
-            began = time.monotonic()
+            began, waited = time.monotonic(), kept_waiting(daemon.process.pid)
             with self.health.marked():
                 async with trio.open_nursery() as nursery:
                     for number, one in enumerate(callers):
                         nursery.start_soon(search, number, one)
             seconds, most = round(time.monotonic() - began, 2), peak.mb()
+            waited = round(kept_waiting(daemon.process.pid) - waited, 2)
         database = (daemon.folder / "data" / "greenroom.db").stat().st_size
         what = f"the incident ({SESSIONS} sessions, {live} tool servers, {database / MB:.0f} MB of history)"
         say(f"{what}: {seconds} s, {most} MB; {next(iter(calls.values())).output[-250:]!r}")
@@ -326,6 +327,7 @@ class Bench:
         hold(
             "incident_request_bytes", largest, largest <= REQUEST_BYTES, "bytes", f"a model's request ≤ {REQUEST_BYTES}"
         )
+        note("incident_waited_s", waited, "s", f"{what}: the daemon's loop had no core")
         note("incident_s", seconds, "s", f"{what}: {2 * SESSIONS} searches of {self.size.filler + FILES:,} files")
 
 
