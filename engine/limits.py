@@ -38,7 +38,7 @@ class Limits:
     run_log_entries: int = _bound(4096, "count", "a minute of a fast model: a dropped client resumes without a gap")
     run_log_bytes: int = _bound(MIB, "bytes", "encoded events of one run kept for late watchers")
     all_logs_bytes: int = _bound(64 * MIB, "bytes", "all replay logs together; terminal ones go first")
-    ended_logs_bytes: int = _bound(8 * MIB, "bytes", "replay logs of ended runs together: late clients are few")
+    ended_logs_bytes: int = _bound(4 * MIB, "bytes", "replay logs of ended runs together: late clients are few")
     event_bytes: int = _bound(64 * KIB, "bytes", "one event; longer strings are cut with a handle, deltas are split")
     delta_bytes: int = _bound(32 * KIB, "bytes", "one delta; a provider's larger piece leaves as several")
     answer_bytes: int = _bound(8 * MIB, "bytes", "text and reasoning of one turn; beyond it the turn finishes `length`")
