@@ -262,6 +262,17 @@ def parse(data: bytes | str) -> Json:
         raise DecodeError([("", f"is not JSON: {exc}")]) from None
 
 
+def is_deeper(value: Json, most: int) -> bool:
+    """Whether arrays and objects are nested more than `most` deep in a plain JSON value."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return False
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return True
+
+
 def escaped(text: str) -> bytes:
     """The inside of a JSON string: what stands between the quotes. Lone surrogates raise DecodeError."""
     try:

@@ -27,6 +27,19 @@ WORDINGS: Final[tuple[Wording, ...]] = (
         "tokens", 128000,
     ),
     (
+        "SGLang", 400,
+        {
+            "object": "error", "type": "BadRequestError", "code": 400,
+            "message": "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        },
+        "tokens", 8192,
+    ),
+    (
+        "llama.cpp, without a number", 500,
+        {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}},
+        "tokens", None,
+    ),
+    (
         "OpenAI, newer", 400,
         _openai(
             "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300114 tokens. "

@@ -66,6 +66,9 @@ from engine.transcript.tools import TERMINAL, advance, interrupt
 
 # Shown of an input that is not JSON: enough to see what the model did.
 _INPUT_SHOWN: Final = 200
+# Arrays and objects inside each other in an input: more than any tool takes, and less than what JSON writers allow
+# (254) with what is put around it on the wire.
+INPUT_DEPTH: Final = 128
 
 
 @attrs.frozen(slots=True)
@@ -278,12 +281,18 @@ class Turn:
         call = self._call(part)
         text = "".join(call.fragments).strip()
         call.fragments.clear()
+        problem: str | None = None
+        data = b"{}"
         try:
             value = codec.parse(text) if text else {}
-            problem = None if isinstance(value, dict) else "the input of a tool call has to be a JSON object"
-            data = codec.dump(value)
+            if not isinstance(value, dict):
+                problem = "the input of a tool call has to be a JSON object"
+            elif codec.is_deeper(value, INPUT_DEPTH):
+                problem = f"the input of a tool call may be nested {INPUT_DEPTH} deep at most"
+            else:
+                data = codec.dump(value)
         except codec.DecodeError as exc:
-            problem, data = f"the input of the call {exc}; it began: {text[:_INPUT_SHOWN]!r}", b"{}"
+            problem = f"the input of the call {exc}; it began: {text[:_INPUT_SHOWN]!r}"
         if problem is not None:
             return self.refuse_call(part, problem, now)
         call.part = attrs.evolve(call.part, input=data)

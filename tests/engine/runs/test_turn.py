@@ -135,6 +135,26 @@ def test_an_input_that_is_no_object_ends_the_call_with_an_error(text: str) -> No
     assert part.input == b"{}" or text in ("[1]", '"a"', "1e999")
 
 
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 128 + "[]" + "}" * 128, '{"a":' + "[" * 1000 + "]" * 1000 + "}", '{"a":' * 100_000]
+)
+def test_an_input_that_is_nested_too_deep_ends_the_call_with_an_error(text: str) -> None:
+    turn = make()
+    turn.take([ToolCallStarted(0, "c", "t"), ToolInputDelta(0, text)])
+    turn.end_answer()
+    part, _ = turn.read_call(turn.calls[0], NOW)
+    assert (part.state, part.input) == ("error", b"{}")
+
+
+def test_an_input_as_deep_as_may_be_is_taken() -> None:
+    text = '{"a":' * 127 + "[]" + "}" * 127
+    turn = make()
+    turn.take([ToolCallStarted(0, "c", "t"), ToolInputDelta(0, text)])
+    turn.end_answer()
+    part, _ = turn.read_call(turn.calls[0], NOW)
+    assert (part.state, part.input) == ("pending", text.encode())
+
+
 def test_call_ids_of_providers_are_made_unique_and_well_formed() -> None:
     turn = make()
     turn.take([ToolCallStarted(0, "", "t"), ToolCallStarted(1, "same", "t"), ToolCallStarted(2, "same", "t")])
