@@ -147,6 +147,15 @@ def test_old_outputs_are_cleared_at_the_bound_and_not_before(store: Store) -> No
     assert cleared() == ["msg_a"]
 
 
+def test_what_is_cleared_takes_no_room(store: Store) -> None:
+    """60 KB of results, of which a model is shown 9 at the most: no message has to go for the others."""
+    store.session()
+    put(store, user("u"), *(answer(f"a{number}", "run_u", results=(3000,)) for number in range(20)))
+    found = read(store, 20_000, limits=SMALL)
+    assert len(found.messages) == 21 and not found.left_out and found.size < 20_000
+    assert len(read(store, 20_000).messages) < 10, "with larger bounds all of it counts"
+
+
 def test_the_weight_that_is_counted_in_the_database_is_that_of_what_is_loaded(store: Store) -> None:
     store.session()
     put(store, user("u", 777), answer("a", "run_u", 333, results=(10, 300, 5000)))
