@@ -22,7 +22,7 @@ from engine.errors import PeerError
 from engine.providers.base import ModelRequest
 from engine.runs.events import CompactionFinished, CompactionStarted
 from engine.runs.turn import PartAdded, Step
-from engine.storage.changes import AddMessage, AddPart, FinishMessage, PutRun
+from engine.storage.changes import AddMessage, AddPart, AddUsage, FinishMessage, PutRun
 from engine.transcript import compaction
 from engine.transcript.records import (
     NO_USAGE,
@@ -119,6 +119,7 @@ class Compactor:
             raise
         if not compaction.is_progress(before, compaction.size_after(window, count, summary) + beside):
             self._given_up = True  # another one would be no shorter
+            await self._spent(usage)
             tally[model, "error"] += 1
             return False
         await self._store(model, summary, usage, compaction.kept_from(window, count))
@@ -127,7 +128,6 @@ class Compactor:
         return True
 
     async def _summary(self, model: str, messages: Sequence[Message], attempts: int) -> tuple[str, Usage]:
-        spent = NO_USAGE
         most = min(self._services.limits.summary_bytes, self._windows.budget // 4)
         while True:
             room = self._windows.room_for(model, len(compaction.INSTRUCTIONS))
@@ -145,10 +145,17 @@ class Compactor:
                 self._failed(exc, attempts)
                 self._windows.learn(model, exc, len(text.encode()))
                 continue
-            spent += usage
             if summary.strip():
-                return summary.strip(), spent
+                return summary.strip(), usage
+            await self._spent(usage)
             self._failed(PeerError("provider_error", "the model gave no summary of the conversation"), attempts)
+
+    async def _spent(self, usage: Usage) -> None:
+        """A call that was no use has its price all the same."""
+        if usage == NO_USAGE:
+            return
+        self._feed.run = attrs.evolve(self._feed.run, usage=self._feed.run.usage + usage)
+        await self._progress.apply(Step([AddUsage(usage), PutRun(self._feed.run)], []))
 
     def _failed(self, error: PeerError, attempts: int = compaction.ATTEMPTS) -> None:
         self._attempts += 1

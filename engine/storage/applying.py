@@ -16,6 +16,7 @@ from engine.storage import approvals, attachments, catalog, columns, texts
 from engine.storage.changes import (
     AddMessage,
     AddPart,
+    AddUsage,
     AppendText,
     AskApproval,
     Change,
@@ -73,6 +74,8 @@ def apply(connection: Connection, session_id: str, changes: Sequence[Change], no
             case FinishMessage(info):
                 put_info(connection, _message_key(connection, info.id), info)
                 usage += info.usage or NO_USAGE
+            case AddUsage(spent):
+                usage += spent
         changed = True
     if not changed:
         return catalog.revision_of(connection, key)

@@ -10,7 +10,7 @@ import attrs
 
 from engine.runs.approvals import Resolution
 from engine.runs.record import Run
-from engine.transcript.records import AssistantMessage, Part, UserMessage
+from engine.transcript.records import AssistantMessage, Part, Usage, UserMessage
 
 
 @attrs.frozen(slots=True)
@@ -59,6 +59,13 @@ class FinishMessage:
 
 
 @attrs.frozen(slots=True)
+class AddUsage:
+    """What a model call cost that gave no message: added to the session's."""
+
+    usage: Usage
+
+
+@attrs.frozen(slots=True)
 class PutRun:
     """The run's new state."""
 
@@ -91,6 +98,6 @@ class SettleApproval:
 
 
 Change = (
-    AddMessage | AddPart | AppendText | FoldText | PutPart | FinishMessage | PutRun | ReserveSeq | AskApproval
-    | SettleApproval
+    AddMessage | AddPart | AppendText | FoldText | PutPart | FinishMessage | AddUsage | PutRun | ReserveSeq
+    | AskApproval | SettleApproval
 )  # fmt: skip

@@ -481,6 +481,24 @@ async def test_what_empty_summaries_cost_is_counted(staged: Staged) -> None:
         assert run.record.usage.input_tokens == 140 == (await session.record()).usage.input_tokens
 
 
+@pytest.mark.parametrize(("answer", "calls"), [("", ATTEMPTS), (LONG * 3, 1)], ids=["none", "too long"])
+async def test_what_useless_summaries_cost_is_counted(staged: Staged, answer: str, calls: int) -> None:
+    async with staged() as stage:
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second")
+        before = await stage.messages(session.id)
+        run = await session.compact()
+        for _ in range(calls):
+            call = await stage.models.call()
+            call.send(UsageReported(Usage(input_tokens=70, output_tokens=5)))
+            if answer:
+                call.text(answer)
+            call.end()
+        await end_of(run)
+        assert run.record.usage.input_tokens == 70 * calls == (await session.record()).usage.input_tokens
+        assert await stage.messages(session.id) == before
+
+
 async def test_a_service_that_refuses_all_but_summaries(staged: Staged) -> None:
     async with staged() as stage:
         session = await stage.engine.create_session()
