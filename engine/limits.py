@@ -71,7 +71,7 @@ class Limits:
         16 * MIB, "bytes", "messages as they stand in requests, of some 40 windows; encoded again beyond it"
     )
     render_cache_bytes: int = _bound(
-        4 * MIB, "bytes", "lines of finished messages that a terminal client keeps, of some 300; made again beyond it"
+        2 * MIB, "bytes", "lines of finished messages that a terminal client keeps, of some 150; made again beyond it"
     )
     chunk_bytes: int = _bound(4 * KIB, "bytes", "streamed text is committed at the latest when this much waits")
     chunk_delay: float = _seconds(0.25, "streamed text is committed at the latest after this time")

@@ -27,7 +27,7 @@ CONTRACT = {
     "message_characters": 16_000,
     "row_cache_bytes": 16 * MIB,
     "request_cache_bytes": 16 * MIB,
-    "render_cache_bytes": 4 * MIB,
+    "render_cache_bytes": 2 * MIB,
     "protected_tokens": 40_000,
     "prune_tokens": 20_000,
     "summary_bytes": 32 * KIB,
