@@ -146,6 +146,7 @@ def test_the_daemon_is_started_again_with_the_allocator_of_the_system(tmp_path: 
     with daemon(tmp_path / "data") as process:
         environ = environment_of(process.pid)
         assert (environ["PYTHONMALLOC"], environ["MALLOC_ARENA_MAX"]) == ("malloc", "2")
+        assert environ["MALLOC_MMAP_THRESHOLD_"] == str(128 * 1024)
         described = json.loads((tmp_path / "data" / "daemon.json").read_text())
         assert described["pid"] == process.pid  # the same process
 
