@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from sqlite3 import Connection
 from typing import Protocol, TypeVar, cast
@@ -31,6 +32,7 @@ from engine.commands import (
     SessionPage,
     StartRun,
 )
+from engine.errors import EngineError
 from engine.limits import Limits
 from engine.runs.approvals import Resolution
 from engine.runs.record import Run
@@ -58,6 +60,8 @@ from engine.transcript.todo import Todo
 from engine.transcript.window import Window
 
 T = TypeVar("T")
+
+_log = logging.getLogger("greenroom.store")
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -120,12 +124,18 @@ class StoreRef(Ref):
         return await self._write(functools.partial(catalog.update, session_id=session_id, changes=changes, now=now))
 
     async def delete_session(self, session_id: str) -> None:
-        """Remove the session with all that is stored of it; its space is given back in the background. Raises
-        unknown_session."""
+        """Remove the session with all that is stored of it, its files too; the space of its rows is given back in the
+        background, as are files that the disk does not let go. Raises unknown_session."""
         with self._closing():
             await self._store.paged.delete(session_id)
-        self._store.reclaim()
-        self._store.forget_rows(session_id)
+            self._store.forget_rows(session_id)
+            try:
+                while await self._store.blobs.reap():
+                    pass
+            except EngineError as exc:
+                _log.warning("%s is deleted, some of its files are not: %s", session_id, exc)
+            finally:
+                self._store.reclaim()
 
     async def fork_session(self, asked: ForkSession, session_id: str, now: int) -> Session:
         """Store `session_id`, a copy of a session up to a message; with a known idempotency key, the copy that it made
