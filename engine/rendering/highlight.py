@@ -215,7 +215,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     if language.line_comments:
         # A sign within a word (`$#`, a colour, an address) begins no comment.
         parts.append(rf"(?P<comment>(?<![\w$:])(?:{'|'.join(map(re.escape, language.line_comments))}).*)")
-    strings = "|".join(rf"{quote}(?:\\.|[^{quote}\\])*(?:{quote}|$)" for quote in language.quotes)
+    strings = "|".join(rf"{quote}(?:\\.|[^{quote}\\])*(?:{quote}|\\?$)" for quote in language.quotes)
     parts.append(f"(?P<string>{strings})")
     parts.append(r"(?P<number>\b\d[\w.]*)")
     parts.append(r"(?P<word>[^\W\d]\w*)")

@@ -238,3 +238,46 @@ def test_retained_bytes_are_those_of_the_lines() -> None:
 
 def test_a_mark_in_the_text_is_no_style() -> None:
     assert MARK not in lines("\x01AB")[0] and shown("\x01AB") == ["␁AB"]
+
+
+DOCUMENT = """# Title *it*
+A **bold** paragraph with `code`,
+over lines.
+
+- one
+- two
+  - nested
+
+    more
+1. > quoted
+   > - deep
+
+```py
+def f():
+    '''a
+    b'''
+```
+| a | b |
+|---|--:|
+| one | 2 |
+| two | 3 |
+
+- [x] done
+
+    code
+
+    more
+Setext
+---
+end"""
+
+
+def test_a_look_after_each_character_changes_nothing() -> None:
+    renderer = Markdown(30)
+    for at, character in enumerate(DOCUMENT):
+        renderer.feed(character)
+        assert renderer.tail() is renderer.tail()
+        if at % 5 == 0:
+            assert renderer.lines() == lines(DOCUMENT[: at + 1], 30, DARK)
+    assert renderer.lines() == lines(DOCUMENT, 30, DARK)
+    assert len(renderer.stable) > 20

@@ -374,3 +374,39 @@ def test_halves_of_characters_and_empty_texts() -> None:
     assert everything(view) == ["x\ufffd", ""] and view.text("a") == "x\ud83d"
     view.append("c", "tool", "")
     assert everything(view) == ["x\ufffd", ""] and view.end(10) == Anchor("a", 0)
+
+
+def test_an_answer_that_is_looked_at_while_it_streams_is_what_it_is_at_once() -> None:
+    view, text = TranscriptView(40), ANSWER * 5
+    view.append("u", "user", "question")
+    view.append("a", "assistant")
+    for at in range(0, len(text), 7):
+        view.extend("a", text[at : at + 7])
+        so_far = TranscriptView(40)
+        so_far.load(
+            [Stored(id="u", kind="user", text="question"), Stored(id="a", kind="assistant", text=text[: at + 7])]
+        )
+        so_far.finalise()
+        assert view.page(view.end(4), 4).lines == so_far.page(so_far.end(4), 4).lines  # follows the end
+    assert everything(view) == everything(so_far) and view.statistics().rendered == 1  # the question
+    view.finalise()
+    view.page(view.end(4), 4)
+    assert view.statistics().rendered == 1  # what was live is on the shelf
+
+
+def test_texts_of_all_kinds_go_when_they_are_finalised() -> None:
+    view = TranscriptView(40, source=lambda id: "from the source", shelf_bytes=1000)
+    for kind in ("user", "tool", "notice", "assistant", "reasoning"):
+        view.append(kind, kind, "x" * 10_000)  # type: ignore[arg-type]
+    assert view.retained_bytes() > 50_000
+    view.finalise()
+    assert view.retained_bytes() < 3000
+    assert everything(view)[:2] == ["> from the source", ""]
+
+
+def test_what_is_wanted_is_what_the_last_page_lacked() -> None:
+    view = TranscriptView(40, source=lambda id: None)
+    view.load(Stored(id=f"m{number}", kind="assistant", size=1000) for number in range(100))
+    view.page(Anchor("m10", 0), 5)
+    view.page(Anchor("m20", 3), 5)
+    assert view.wanted == {"m20": 3}
