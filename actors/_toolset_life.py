@@ -101,11 +101,14 @@ class ToolsetLife:
         self._calls: set[trio.CancelScope] = set()
         self._free = trio.Event()  # no call is left
         self._failed_at = -math.inf
+        self._began_at = 0.0  # the first attempt
+        self._untried = False  # the first attempt has not failed yet
         self._idled = False  # its last life ended because nobody used it
         self.state: ToolsetState = "stopped"
         self.error: str | None = None  # why it is not (wholly) usable
         self.broken: str | None = None  # why its last life ended, if it was not asked to
         self.tools: dict[str, ToolSpec] = {}  # those of its last life while it is closed
+        self.known = False  # whether its tools were ever read
         self.leases = 0
         self.restarts = 0
 
@@ -120,9 +123,21 @@ class ToolsetLife:
             if self.state != "stopped" or not self._idled:
                 return self.state in USABLE
 
+    async def first_tools(self) -> None:
+        """If its tools were never read, open it and wait for them: only while the first attempt is made, and no longer
+        than `limits.toolset_first_wait` from its begin, however many wait one after the other."""
+        if self.known:
+            return
+        self.want()
+        with trio.move_on_at(self._began_at + self._limits.toolset_first_wait):
+            while not self.known and self._untried and self.state == "starting":
+                await self._news.wait()
+
     def want(self) -> None:
         """Somebody is about to use it."""
         cold = self.state == "failed" and trio.current_time() - self._failed_at >= FAILED_SECONDS
+        if self.state == "stopped":
+            self._untried, self._began_at = True, trio.current_time()
         if self.state == "stopped" or cold:
             self._become("starting")
             self._wanted.set()
@@ -174,6 +189,7 @@ class ToolsetLife:
                 return
             stable = trio.current_time() - began >= STABLE_SECONDS
             attempt = 1 if stable else attempt + 1
+            self._untried = False
             self.error = why
             _log.warning("%s: %s", self._name, why)
             if self._restart == "never" or attempt > self._limits.toolset_restarts:
@@ -191,7 +207,7 @@ class ToolsetLife:
         try:
             with trio.fail_after(self._limits.toolset_start_timeout):
                 self.tools = {spec.name: spec for spec in await self._toolset.open()}
-            began = True
+            began = self.known = True
             self.error = None
             self._become("ready")
             self.broken = await self._watched()

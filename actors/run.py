@@ -33,6 +33,7 @@ from actors.journal import RunJournal
 from actors.progress import Progress, events_of
 from actors.services import Services
 from actors.snapshots import StoredSnapshot
+from actors.toolset import Tools
 from actors.windows import Windows
 from engine import ids
 from engine.commands import StartRun
@@ -46,7 +47,6 @@ from engine.runs.turn import Turn
 from engine.storage.changes import PutRun
 from engine.storage.starting import StoredRun
 from engine.tools.names import provider_names
-from engine.tools.spec import ToolSpec
 from engine.transcript.records import AssistantMessage, Failure, Finish, Message
 from engine.transcript.session import Session
 from engine.transcript.window import Marks
@@ -200,12 +200,11 @@ class Run(Actor):
         return End("failed", "error", error=Failure(code="internal", message=f"a defect of the daemon, ref {ref}"))
 
     async def _turns(self) -> End:
-        specs = await self._services.toolbox.specs(self._session.toolsets)
-        known = [spec.name for spec in specs]
-        names = provider_names(known)
-        self._windows.give_tools(specs)
         for number in range(1, self._limits.turns_per_run + 1):
-            turn = await self._answer(number, specs, names)
+            tools = await self._services.toolbox.tools(self._session.toolsets)  # some may have come since the last turn
+            known = [spec.name for spec in tools.specs]
+            self._windows.give_tools(tools.specs, tools.note)
+            turn = await self._answer(number, tools, provider_names(known))
             over = not turn.calls or turn.full
             finish: Finish = "tool_calls"
             if over:
@@ -227,11 +226,11 @@ class Run(Actor):
             return End("completed", "stop")
         return End("completed", "stop", "there was too little that a summary could take the place of")
 
-    async def _answer(self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]) -> Turn:
+    async def _answer(self, number: int, tools: Tools, names: Mapping[str, str]) -> Turn:
         """A turn with the model's answer, which is asked for again with less if it was too much."""
         while True:
             try:
-                turn = await self._answers.answer(functools.partial(self._begin, number, specs, names))
+                turn = await self._answers.answer(functools.partial(self._begin, number, tools, names))
             except PeerError as exc:
                 if exc.code != OVERFLOW or self._progress.turn is None:
                     raise
@@ -244,9 +243,7 @@ class Run(Actor):
                 self._compactor.answered(turn.usage)
                 return turn
 
-    async def _begin(
-        self, number: int, specs: tuple[ToolSpec, ...], names: Mapping[str, str]
-    ) -> tuple[Turn, ModelRequest]:
+    async def _begin(self, number: int, tools: Tools, names: Mapping[str, str]) -> tuple[Turn, ModelRequest]:
         run = self._feed.run
         info = AssistantMessage(
             id=ids.message_id(),
@@ -270,9 +267,9 @@ class Run(Actor):
             compacted = True
         return turn, ModelRequest(
             model=run.model,
-            instructions=self._session.instructions,
+            instructions="\n\n".join(filter(None, (self._session.instructions, tools.note))) or None,
             messages=window.messages,
-            tools=specs,
+            tools=tools.specs,
             media=self._services.store.read_media,
             session_id=self._session.id,
         )

@@ -78,9 +78,13 @@ class ToolsetRef(Ref):
         return result
 
     async def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools with their full names, the toolset being opened for it if they were never read; none of one that
-        has failed. As late as its start."""
-        specs: tuple[ToolSpec, ...] = await self._ask(_Specs(), timeout=None)
+        """As `known_specs`, none if they are not known."""
+        return await self.known_specs() or ()
+
+    async def known_specs(self) -> tuple[ToolSpec, ...] | None:
+        """The tools with their full names as they were read last. If they never were, the toolset is opened for it,
+        and waited for unless it has failed before (see ToolsetLife.first_tools); None if they are not known then."""
+        specs: tuple[ToolSpec, ...] | None = await self._ask(_Specs(), timeout=None)
         return specs
 
     async def status(self) -> ToolsetStatus:
@@ -126,9 +130,10 @@ class _EndSession:
 
 
 class ToolsetActor(Actor):
-    """`call_timeout` in seconds stands in for the limit. A `lazy` toolset is opened by its first use, any other when
-    the actor starts; it is closed after `idle` seconds without use. `spool` is the toolset's, and emptied at the end;
-    without one nothing of a long result is kept but head and tail."""
+    """`call_timeout` in seconds stands in for the limit. A `lazy` toolset is opened by its first use (one that is to
+    live always, from the actor's start on), any other before the actor has started; it is closed after `idle` seconds
+    without use. `spool` is the toolset's, and emptied at the end; without one nothing of a long result is kept but head
+    and tail."""
 
     def __init__(
         self,
@@ -146,7 +151,7 @@ class ToolsetActor(Actor):
         self._limits = limits
         self._call_timeout = call_timeout or limits.tool_call_timeout
         self._restart: Restart = restart
-        self._lazy = lazy and restart != "always"
+        self._lazy = lazy
         self._idle = idle
         self._stopping = False
 
@@ -158,7 +163,9 @@ class ToolsetActor(Actor):
             self._toolset, self.cell.name, limits=self._limits, restart=self._restart, idle=self._idle
         )
         self.cell.start_soon(self._life.run)
-        if not self._lazy:
+        if self._restart == "always":
+            self._life.want()  # neither the daemon nor the other toolsets wait for its attempts
+        elif not self._lazy:
             # One that cannot start is shown as failed: the daemon and the other toolsets go on without it.
             await self._life.ready()
 
@@ -186,12 +193,11 @@ class ToolsetActor(Actor):
         if self._spool is not None:
             await self._spool.aclose()
 
-    async def _specs(self) -> tuple[ToolSpec, ...]:
+    async def _specs(self) -> tuple[ToolSpec, ...] | None:
         life = self._life
-        if life.state == "failed" or not life.tools:
-            await life.ready()
-        if life.state == "failed":
-            return ()
+        await life.first_tools()
+        if not life.known:
+            return None
         return tuple(attrs.evolve(spec, name=self._full(name)) for name, spec in life.tools.items())
 
     async def _again(self) -> ToolsetStatus:
@@ -221,12 +227,18 @@ class ToolsetActor(Actor):
 
     async def _answer(self, call: _Call) -> ToolResult:
         life, name = self._life, self._full(call.tool)
+        ready = False
         with trio.move_on_after(self._call_timeout) as scope:
-            if self._stopping or not await life.ready():
+            ready = not self._stopping and await life.ready()
+            if not ready:
                 why = f": {life.error}" if life.error else ""
                 return _failed(f"The toolset {self.cell.name} is {life.state}{why}")
             with life.lease(scope):
                 return await self._made(attrs.evolve(call, context=CallTime(scope).wrap(call.context)), name)
+        if not ready:
+            why = f": {life.error}" if life.error else ""
+            waited = f"was not ready within the {self._call_timeout:g} s of a call"
+            return _failed(f"The toolset {self.cell.name} {waited}, it is {life.state}{why}")
         if trio.current_time() >= scope.deadline:
             return _failed(f"{name} did not finish in {self._call_timeout:g} s and was stopped.")
         if life.broken is not None:
@@ -273,6 +285,21 @@ class ToolsetActor(Actor):
         )
 
 
+@attrs.frozen(slots=True, kw_only=True)
+class Tools:
+    """`specs` with their full names; `absent` are toolsets whose tools are not known now."""
+
+    specs: tuple[ToolSpec, ...]
+    absent: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """What a model is told of those that are absent."""
+        if not self.absent:
+            return None
+        return f"The tools of {', '.join(self.absent)} are not there now, they may come later."
+
+
 class Toolbox:
     """The tools of sessions: from the names of toolsets to specs, from the name of a tool to its toolset's Ref.
 
@@ -292,16 +319,25 @@ class Toolbox:
                 known = ", ".join(self.names) or "none"
                 raise CallerError("unknown_toolset", f"no toolset is named {name[:80]!r}; known are {known}")
 
-    async def specs(self, toolsets: Sequence[str]) -> tuple[ToolSpec, ...]:
-        """The tools of these toolsets with their full names, those left out that are not there now."""
-        specs: list[ToolSpec] = []
-        for name in dict.fromkeys(toolsets):
-            if name in self.names:
-                try:
-                    specs += await self._find(name).specs()
-                except ActorDied as exc:
-                    _log.warning("the tools of %s are left out: %s", name, exc)
-        return tuple(specs)
+    async def tools(self, toolsets: Sequence[str]) -> Tools:
+        """The tools of these toolsets, in their order. All are opened at the same time; no toolset is waited for longer
+        than `limits.toolset_first_wait`."""
+        names = [name for name in dict.fromkeys(toolsets) if name in self.names]
+        found: dict[str, tuple[ToolSpec, ...] | None] = {}
+
+        async def look(name: str) -> None:
+            try:
+                found[name] = await self._find(name).known_specs()
+            except ActorDied as exc:
+                _log.warning("the tools of %s are left out: %s", name, exc)
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(look, name)
+        return Tools(
+            specs=tuple(spec for name in names for spec in found.get(name) or ()),
+            absent=tuple(name for name in names if found.get(name) is None),
+        )
 
     async def call(
         self,
@@ -315,7 +351,7 @@ class Toolbox:
         """Run `toolset.tool` if it is one of these toolsets'. Gives a result whatever happens, as ToolsetRef.call."""
         toolset, _, name = tool.partition(".")
         if not name or toolset not in toolsets or toolset not in self.names:
-            return unknown_tool(tool, [spec.name for spec in await self.specs(toolsets)])
+            return unknown_tool(tool, [spec.name for spec in (await self.tools(toolsets)).specs])
         began = trio.current_time()
         try:
             result = await self._find(toolset).call(name, input, context, preview)

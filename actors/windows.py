@@ -34,13 +34,15 @@ class Windows:
         self._session = session
         self._run_id = run_id
         self._marks = marks
-        self.overhead = len((session.instructions or "").encode())  # bytes of a request beside its messages
+        self._given = len((session.instructions or "").encode())
+        self.overhead = self._given  # bytes of a request beside its messages
         self.model = model
         self.last = Window(messages=())
 
-    def give_tools(self, specs: Sequence[ToolSpec]) -> None:
-        """These are in each request from now on."""
-        self.overhead += sum(len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) for spec in specs)
+    def give_tools(self, specs: Sequence[ToolSpec], note: str | None = None) -> None:
+        """These, and no others, are in each request from now on, and `note` among its instructions."""
+        size = sum(len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) for spec in specs)
+        self.overhead = self._given + size + len((note or "").encode())
 
     def room(self, model: str | None = None) -> Room:
         """What the model takes, as far as is known by now."""

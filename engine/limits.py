@@ -118,6 +118,9 @@ class Limits:
         64 * KIB, "bytes", "live output of one tool call in a second; what is more is not shown"
     )
     toolset_start_timeout: float = _seconds(30, "start of a toolset")
+    toolset_first_wait: float = _seconds(
+        10, "a model's request waits so long for tools never read before: servers start in a few seconds, or not at all"
+    )
     toolset_stop_timeout: float = _seconds(10, "a toolset has this long to close before it is left to its guard")
     toolset_idle: float = _seconds(600, "a tool server that nobody has used for this long is stopped")
     toolset_restarts: int = _bound(5, "count", "attempts to start a toolset that broke before it is failed")

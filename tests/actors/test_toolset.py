@@ -270,11 +270,10 @@ async def test_a_toolbox_routes_by_the_full_name(ref: ToolsetRef) -> None:
     with pytest.raises(CallerError, match="no toolset is named 'other'; known are fake, down") as caught:
         toolbox.check(["fake", "other"])
     assert caught.value.code == "unknown_toolset"
-    assert [spec.name for spec in await toolbox.specs(["fake", "down", "other", "fake"])][:2] == [
-        "fake.echo",
-        "fake.raise",
-    ]
-    assert len(await toolbox.specs(["fake", "down", "other", "fake"])) == 10
+    tools = await toolbox.tools(["fake", "down", "other", "fake"])
+    assert [spec.name for spec in tools.specs][:2] == ["fake.echo", "fake.raise"] and len(tools.specs) == 10
+    assert tools.absent == ("down",) and tools.note == "The tools of down are not there now, they may come later."
+    assert (await toolbox.tools(["fake"])).note is None
     assert (await toolbox.call("fake.echo", b"{}", CONTEXT, toolsets=["fake"])).text == "{} in /"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors._actor import open_actor
 from actors._toolset_life import FAILED_SECONDS, STABLE_SECONDS, News, Preview
-from actors.toolset import ToolsetActor, ToolsetRef
+from actors.toolset import Toolbox, ToolsetActor, ToolsetRef
 from engine import codec
 from engine.limits import Limits
 from engine.tools.spec import ToolContext, ToolResult, ToolSpec
@@ -30,6 +30,7 @@ class Server:
         self.log: list[str] = []
         self.fails = 0  # how many of the next starts fail
         self.hangs = False  # whether a start or an end hangs
+        self.delay = 0.0  # seconds that a start takes
         self.hangs_closing = False
         self.open_now = 0
         self._tell, self._news = trio.open_memory_channel[News | Exception](10)
@@ -49,6 +50,8 @@ class Server:
             raise OSError("no such server")
         if self.hangs:
             await trio.sleep_forever()
+        if self.delay:
+            await trio.sleep(self.delay)
         return [self.spec("wait"), self.spec("echo")]
 
     def spec(self, name: str) -> ToolSpec:
@@ -119,7 +122,16 @@ async def test_it_is_opened_by_its_first_use_only() -> None:
 async def test_always_means_from_the_start_on() -> None:
     server = Server()
     async with alive(server, restart="always", idle=5) as ref:
+        await wait_all_tasks_blocked()
         assert await state(ref) == "ready"
+
+
+async def test_always_holds_up_no_start(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.hangs = True
+    began = trio.current_time()
+    async with alive(server, restart="always") as ref:
+        assert trio.current_time() == began and await state(ref) == "starting"
 
 
 async def test_a_failed_start_is_tried_again_with_growing_waits(autojump_clock: MockClock) -> None:
@@ -164,6 +176,92 @@ async def test_a_start_that_hangs_is_ended_and_closed(autojump_clock: MockClock)
     async with alive(server, restart="never") as ref:
         assert "was not ready within 30 s" in await echo(ref)
         assert server.log == ["open", "close"]
+
+
+async def test_a_call_of_one_that_does_not_start_in_its_time_says_so(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.hangs = True
+    async with alive(server, call_timeout=40) as ref:
+        result = await ref.call("echo", b"{}", CONTEXT)
+        assert result.is_error and result.text == (
+            "The toolset fake was not ready within the 40 s of a call, it is starting: "
+            "it could not be started: it was not ready within 30 s"
+        )
+
+
+# ------------------------------------------------------------------ what a request to a model waits for
+WAIT = LIMITS.toolset_first_wait
+
+
+@asynccontextmanager
+async def several(**servers: Server) -> AsyncIterator[tuple[Toolbox, dict[str, ToolsetRef]]]:
+    async with AsyncExitStack() as stack:
+        refs = {
+            name: await stack.enter_async_context(
+                open_actor(ToolsetActor(server, limits=LIMITS, lazy=True, restart="on_failure"), name)
+            )
+            for name, server in servers.items()
+        }
+        yield Toolbox(list(refs), refs.__getitem__), refs
+
+
+async def test_tools_of_all_are_waited_for_at_once_and_not_beyond_the_first_wait(autojump_clock: MockClock) -> None:
+    hanging, other, crashing, good = Server(), Server(), Server(), Server()
+    hanging.hangs = other.hangs = True
+    crashing.fails = 100
+    async with several(hanging=hanging, other=other, crashing=crashing, good=good) as (toolbox, _):
+        names = ["hanging", "other", "crashing", "good"]
+        began = trio.current_time()
+        tools = await toolbox.tools(names)
+        assert trio.current_time() - began == WAIT
+        assert [spec.name for spec in tools.specs] == ["good.wait", "good.echo"]
+        assert tools.absent == ("hanging", "other", "crashing")
+        assert hanging.log == other.log == ["open"]
+        for pause in (0, 1, 30, 600):  # in the first attempt, between two, after the last
+            await trio.sleep(pause)
+            began = trio.current_time()
+            assert await toolbox.tools(names) == tools and trio.current_time() == began
+
+
+async def test_the_first_wait_and_just_past_it(autojump_clock: MockClock) -> None:
+    for delay, there in ((WAIT - 0.001, True), (WAIT + 0.001, False)):
+        server = Server()
+        server.delay = delay
+        async with several(slow=server) as (toolbox, _):
+            assert bool((await toolbox.tools(["slow"])).specs) is there
+            await trio.sleep(0.01)
+            assert len((await toolbox.tools(["slow"])).specs) == 2  # it has come, and is there from the next turn on
+
+
+async def test_one_whose_first_attempt_has_failed_is_not_waited_for(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.fails = 1
+    server.delay = 5
+    async with several(bad=server) as (toolbox, refs):
+        began = trio.current_time()
+        assert (await toolbox.tools(["bad"])).absent == ("bad",)
+        assert trio.current_time() == began and await state(refs["bad"]) == "restarting"
+        await trio.sleep(2)  # the second attempt is made
+        assert await state(refs["bad"]) == "starting" and server.log == ["open", "close", "open"]
+        assert (await toolbox.tools(["bad"])).absent == ("bad",)
+        assert trio.current_time() == began + 2
+        assert await echo(refs["bad"]) == "echo"  # a call waits
+
+
+async def test_the_last_known_tools_are_those_of_one_that_is_down(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with several(gone=server) as (toolbox, refs):
+        tools = await toolbox.tools(["gone"])
+        server.hangs = True
+        server.crash(OSError("gone"))
+        await wait_all_tasks_blocked()
+        for expected, pause in (("restarting", 2), ("starting", 300), ("failed", FAILED_SECONDS)):
+            began = trio.current_time()
+            assert await state(refs["gone"]) == expected
+            assert await toolbox.tools(["gone"]) == tools and trio.current_time() == began
+            await trio.sleep(pause)
+        server.hangs = False
+        assert await echo(refs["gone"]) == "echo"
 
 
 # ------------------------------------------------------------------ watch

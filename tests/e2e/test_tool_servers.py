@@ -42,6 +42,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
             args = ["{mcp_server.__file__}"]
             [permissions]
             allow = ["time", "fake.echo", "fake.silent"]
+            [limits]
+            toolset_first_wait = 60  # on a machine that has much else to do
         """
         with daemon(tmp_path_factory.mktemp("servers") / "data", config) as process:
             yield process
@@ -90,6 +92,41 @@ async def test_a_server_killed_in_a_call_is_an_error_and_is_started_again(host: 
             session, _, watch = await begin(wire, '!tool name=fake__echo input={"text":"again"}', tmp_path)
             assert (await wire.events(watch))[-1]["status"] == "completed"
             assert (await call_of(wire, session))["output"] == "again"
+
+
+async def test_a_run_does_not_wait_for_a_server_that_never_answers(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    hang = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(1000)"
+    with model_server() as service:
+        config = f"""
+            default_model = "real"
+            [models.real]
+            provider = "openai"
+            base_url = "{service.url}"
+            model = "theirs"
+            [toolsets.todo]
+            kind = "builtin"
+            [toolsets.hangs]
+            kind = "mcp"
+            command = "{sys.executable}"
+            args = {json.dumps(["-c", hang, str(started)])}
+            [toolsets.breaks]
+            kind = "mcp"
+            command = "/bin/false"
+            [limits]
+            toolset_first_wait = 1
+            toolset_start_timeout = 600
+        """
+        with trio.fail_after(LIMIT), daemon(tmp_path / "data", config) as host:
+            async with connect(host.folder) as wire:
+                _, _, watch = await begin(wire, "hi", tmp_path)
+                assert (await wire.events(watch))[-1]["status"] == "completed"
+                states = {one["name"]: one for one in (await wire.request("toolset.list"))["toolsets"]}
+                assert (states["hangs"]["state"], states["hangs"]["restarts"]) == ("starting", 0)
+                asked = service.ended(1)["body"]
+                assert {tool["function"]["name"].partition("__")[0] for tool in asked["tools"]} == {"todo"}
+                assert "The tools of hangs, breaks are not there now" in asked["messages"][0]["content"]
+                await until(lambda: started.exists() and started.read_text() == "x")
 
 
 async def test_a_daemon_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
