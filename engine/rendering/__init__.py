@@ -1,2 +1,5 @@
 # What people see of a transcript, as rules: text to lines of a terminal, and which of these lines are kept.
-# Imports nothing of engine but limits; knows no terminal library: a client makes its own styles of `styles`.
+# A client with a full screen holds a `view.TranscriptView` and draws the rows of its `page` by `styles.segments`; one
+# that only prints feeds a `markdown.Markdown`, prints `stable` as it grows and `tail()` at the end, by `styles.ansi` or
+# `plain`. Whatever comes from a model or a tool passes `cells.clean`, where what a terminal obeys is made visible.
+# Imports nothing of engine but limits; knows no terminal library: a client makes its own styles of `styles.Role`.

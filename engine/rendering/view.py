@@ -40,7 +40,7 @@ from engine.rendering.styles import DARK, Role, Theme, encode, plain, style
 # one that was opened longest ago is finalised.
 OPEN_ENTRIES_MAX: Final = 16
 # What an entry costs beside its text: record, id, and its places in a list and a dictionary. Measured, rounded up.
-ENTRY_BYTES: Final = 240
+ENTRY_BYTES: Final = 144
 # Lines that `move` goes exactly, rendering what it passes; farther it goes by the estimates.
 MOVE_MAX: Final = 1000
 _UNSIZED: Final = 4  # lines of an entry of which not even the size is known
