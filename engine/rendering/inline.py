@@ -27,16 +27,24 @@ _ENTITY: Final = re.compile(r"&(?:[a-zA-Z][a-zA-Z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-
 _TICKS: Final = re.compile(r"`+")
 _BITS: Final = {("*", 1): Attr.ITALIC, ("*", 2): Attr.BOLD, ("_", 1): Attr.ITALIC, ("_", 2): Attr.BOLD,
                 ("~", 2): Attr.STRIKE}  # fmt: skip
+OPENERS_SEEN: Final = 4
 _BARE_END: Final = ".,;:!?*_~"
 
 
 class _Mark:
-    """A run of `*`, `_` or `~` at a place of the output: as many as are left are text."""
+    """A run of `*`, `_` or `~` at a place of the output: as many as are left are text. `both`: it opens and closes."""
 
-    __slots__ = ("at", "left", "sign")
+    __slots__ = ("at", "both", "count", "left", "sign")
 
-    def __init__(self, sign: str, count: int, at: int) -> None:
-        self.sign, self.left, self.at = sign, count, at
+    def __init__(self, sign: str, count: int, at: int, both: bool) -> None:
+        self.sign, self.count, self.at, self.both = sign, count, at, both
+        self.left = count
+
+    def fits(self, closer: _Mark) -> bool:
+        """CommonMark's rule of three, by which `**a*b*c**` is what is meant."""
+        if not (self.both or closer.both) or (self.count + closer.count) % 3:
+            return True
+        return not self.count % 3 and not closer.count % 3
 
 
 class _Scan:
@@ -144,7 +152,7 @@ class _Scan:
         if sign == "_":  # not within words
             opens = left and (not right or _is_punctuation(before))
             closes = right and (not left or _is_punctuation(after))
-        made = _Mark(sign, end - at, len(self.nodes))
+        made = _Mark(sign, end - at, len(self.nodes), opens and closes)
         if closes:
             self.close(made)
         self.nodes.append(made)
@@ -156,7 +164,12 @@ class _Scan:
     def close(self, closer: _Mark) -> None:
         stack = self.openers[closer.sign]
         while closer.left and stack:
-            opener = stack[-1]
+            # Not far down: what is deeper is rare, and a search through all is not linear.
+            opener = next((mark for mark in stack[: -1 - OPENERS_SEEN : -1] if mark.fits(closer)), None)
+            if opener is None:
+                return
+            while stack[-1] is not opener:
+                stack.pop()
             used = 2 if opener.left >= 2 and closer.left >= 2 else 1
             bit = _BITS.get((closer.sign, used))
             if bit is None:  # one ~ is no mark

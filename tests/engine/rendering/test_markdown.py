@@ -73,6 +73,7 @@ def shown(text: str, width: int = 40, theme: Theme = LIGHT) -> list[str]:
         ("``a ` b`` `c", ["a ` b `c"]),
         ("*a* **b** ***c*** ~~d~~ a_b_c 2*3*4 * e", ["a b c d a_b_c 234 * e"]),
         ("**open *and", ["**open *and"]),
+        ("**a*b*c** *a**b", ["abc *a**b"]),
         ("| a | b |\n|---|--:|\n| ccc | d |\n| `x|y` \\| | *e* | f |\nnext",
          ["a     │   b", "──────┼────", "ccc   │   d", "x|y | │   e", "", "next"]),
         ("text\na|b\n-|-\nc", ["text", "", "a   │ b", "────┼────", "", "c"]),
