@@ -23,6 +23,7 @@ from engine.transcript.window import (
     CALL_BYTES,
     FILE_BYTES,
     KEPT_PART,
+    NEWEST_PART,
     TEXT_BYTES,
     Entry,
     Window,
@@ -155,7 +156,7 @@ def _collect(
 ) -> _Collected:
     old = (limits.protected_tokens + limits.prune_tokens) * BYTES_PER_TOKEN
     found = _Collected()
-    floor = outputs = 0
+    floor = outputs = answers = 0
     summary = rows.last_summary()
     if summary is not None and _is_compaction(summary):
         found.summary = summary
@@ -173,6 +174,9 @@ def _collect(
         if outputs > old:
             weight -= row.sizes.outputs
         outputs += row.sizes.outputs
+        if not answers and row.role != "user":
+            weight = min(weight, int(max_bytes * NEWEST_PART))
+        answers += row.role != "user"
         size += weight
         found.rows.append(row)
         found.entries.append(Entry(position=row.position, role=row.role, weight=weight))

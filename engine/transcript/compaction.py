@@ -23,7 +23,7 @@ from engine.transcript.records import (
     ToolPart,
     UserMessage,
 )
-from engine.transcript.window import Window, weight_of
+from engine.transcript.window import Window, unanswered, weight_of
 
 # Of a run: calls of a model that were refused because they were too large, and summaries that came to nothing.
 ATTEMPTS: Final = 3
@@ -63,8 +63,10 @@ def request_message(message_id: str, part_id: str, run_id: str, now: int) -> Mes
 def split(window: Window, keep_bytes: int, *, by_hand: bool = False) -> int:
     """How many of the window's messages are to be summarised; the rest is kept. 0 if there is nothing worth it.
 
-    Kept are the newest messages within `keep_bytes`, from a user's message on if there is one among them. If all of
-    them were kept, only the latest turn is; by hand, and without any turn before it, nothing is.
+    Kept are the newest messages within `keep_bytes`, from a user's message on if there is one among them, and in any
+    case what the model has yet to answer: a summary of results that it never saw would make it ask for them again,
+    without end. If all of them were kept, only the latest turn is; by hand, and without any turn before it, nothing
+    is.
     """
     messages = window.messages
     first = window.lead  # what stands before the tail cannot be kept from there on
@@ -77,8 +79,10 @@ def split(window: Window, keep_bytes: int, *, by_hand: bool = False) -> int:
     users = [index for index in range(first, len(messages)) if messages[index].role == "user"]
     if begin <= first:  # all of it
         begin = users[-1] if users and users[-1] > first else len(messages) if by_hand else first
-    if begin == first and not by_hand:
-        return 0
+    if not by_hand:
+        begin = min(begin, unanswered(messages))
+        if begin <= first:
+            return 0
     return begin if any(_said(message) for message in messages[:begin]) else 0
 
 

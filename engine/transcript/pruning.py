@@ -15,7 +15,7 @@ import attrs
 import orjson
 
 from engine.transcript.records import CompactionPart, FilePart, Form, Message, Part, TextPart, ToolPart
-from engine.transcript.window import text_bytes, weight_of
+from engine.transcript.window import text_bytes, unanswered, weight_of
 
 CLEARED: Final = "[The output of this call is old and was cleared to save room. Repeat the call if it is needed again.]"
 # Shorter results stay: they would not get shorter.
@@ -94,11 +94,11 @@ def unseen(file: FilePart) -> FilePart:
 
 # ------------------------------------------------------------------ what does not fit
 def fit(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
-    """The messages, within `max_bytes` as far as that is possible: results are cleared, the oldest first and the
-    newest message's last; then the longest strings are cut to head and tail, all to the same length."""
+    """The messages, within `max_bytes` as far as that is possible: results are cleared, the oldest first, those that
+    the model has yet to see not at all; then the longest strings are cut to head and tail, all to the same length."""
     found = list(messages)
     total = sum(map(weight_of, found))
-    for index, message in enumerate(found[:-1]):
+    for index, message in enumerate(found[: unanswered(found)]):
         if total <= max_bytes:
             return tuple(found)
         found[index] = clear(message)

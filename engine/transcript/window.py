@@ -4,7 +4,7 @@
 
 - The tail is whole turns (a user's message with its answers), newest first, as many as fit. If the latest turn alone
   does not fit, it is its user's message and the newest of its answers; the newest answer is always there, because it
-  has the results that the model waits for. An answer holds its calls with their results, so every tail is valid.
+  has the results that the model waits for, and counts for half of the room at most (NEWEST_PART). An answer holds its calls with their results, so every tail is valid.
 - A provider caches the beginning of a request. So the window keeps its beginning for as long as it fits, and gives up
   a good part of it at once when it does not (KEPT_PART): the caller hands the `start` of one window to the next.
 - Tokens are estimated as bytes of text / BYTES_PER_TOKEN, where a service has not said (`used`). What it counted with
@@ -38,6 +38,9 @@ COUNTED_MIN: Final = 1000
 # Of the room for messages that is used again after the window had to be cut: the rest is for what comes, so that the
 # window's beginning stays where it is for many steps.
 KEPT_PART: Final = 0.6
+# Of the room for messages: what the newest answer with its results takes of it at most while there is something else to
+# show. Its results are cut then, which costs less than all that was said before.
+NEWEST_PART: Final = 0.5
 # The least room for messages, in tokens, whatever instructions and tools take: a question and a short answer.
 LEAST_TOKENS: Final = 512
 
@@ -163,6 +166,17 @@ def used(window: Window, model: str, overhead_bytes: int) -> int:
             return info.usage.input_tokens + info.usage.output_tokens + (after + results) // BYTES_PER_TOKEN
         after += weight_of(message)
     return (window.size + overhead_bytes) // BYTES_PER_TOKEN
+
+
+def unanswered(messages: Sequence[Message]) -> int:
+    """The index from which on a model has yet to answer: the newest user's messages, and before them an answer whose
+    calls have results. All of them must be shown before anything may stand for them."""
+    index = len(messages)
+    while index and messages[index - 1].role == "user":
+        index -= 1
+    if index and any(isinstance(part, ToolPart) for part in messages[index - 1].parts):
+        index -= 1
+    return index
 
 
 # ------------------------------------------------------------------ weights, as the store counts them too

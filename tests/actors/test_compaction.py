@@ -300,6 +300,50 @@ async def test_a_window_that_is_due_is_summarised_before_the_turn(staged: Staged
         await check(stage, run)
 
 
+@pytest.mark.parametrize(("before", "calls"), [((), 1), ((), 3), (("first", "second", "third"), 2)])
+async def test_results_are_seen_before_they_are_summarised(staged: Staged, before: tuple[str, ...], calls: int) -> None:
+    """Else the model asks for them again, and never gets further."""
+
+    async def read() -> str:
+        """Gives a lot."""
+        return LONG * 10
+
+    async with staged(tools=[read]) as stage:
+        stage.models.rooms["model"] = ROOM
+        session = await stage.engine.create_session()
+        await talk(stage, session, *before)
+        run = await session.start("go")
+        call = await stage.models.call()
+        call.tools(*[("functions__read", "{}")] * calls)
+        call = await stage.models.call()
+        assert not is_summary(call)
+        assert [text.partition(" ")[0] for text in texts(call) if not text.endswith(LONG)] == [*before, "go"]
+        results = [part.output or "" for part in call.request.messages[-1].parts if isinstance(part, ToolPart)]
+        assert len(results) == calls and all(result.startswith("The quick brown fox") for result in results)
+        say(call, "done")
+        assert await end_of(run) == ("completed", None)
+        await check(stage, run)
+
+
+async def test_what_is_said_while_a_summary_is_written_is_not_lost(staged: Staged) -> None:
+    async with staged() as stage:
+        stage.models.rooms["model"] = ROOM
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second", "third", "fourth")
+        run = await session.start("fifth " + LONG)
+        summary = await stage.models.call()
+        assert is_summary(summary)
+        for text in ("sixth", "seventh"):
+            assert (await session.start(text, when_busy="steer")).id == run.id
+        say(summary, "all of that")
+        call = await stage.models.call()
+        assert texts(call)[0] == "all of that" and texts(call)[-3:] == ["fifth " + LONG, "sixth", "seventh"]
+        say(call, "answered")
+        assert await end_of(run) == ("completed", None)
+        await session.start("eighth")
+        assert texts(await stage.models.call())[-4:] == ["sixth", "seventh", "answered", "eighth"]
+
+
 async def test_what_the_service_counted_is_believed(staged: Staged) -> None:
     """Estimated it is far from due."""
     async with staged() as stage:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.transcript import compaction
+from engine.transcript import compaction, pruning
 from engine.transcript.compaction import is_progress, kept_from, question, size_after, split
-from engine.transcript.records import CompactionPart, Message, UserMessage
+from engine.transcript.records import CompactionPart, Message, ToolPart, UserMessage
 from engine.transcript.window import Window, weight_of
 from tests.engine.transcript.histories import NOW, answer, histories, image, user
 
@@ -74,9 +74,36 @@ def test_a_split_leaves_a_valid_tail(messages: list[Message], keep: int, by_hand
     if by_hand and count == 0:
         assert not any(part for message in messages for part in message.parts)
     kept = messages[count:]
+    if not by_hand:
+        newest = [message for message in messages if message.role != "user"][-1:]
+        pending = any(isinstance(part, ToolPart) for message in newest for part in message.parts)
+        if pending:
+            assert newest[0] in kept, "a model sees what its calls gave before that is summarised"
+        if pending and newest[0] is kept[0]:
+            return  # whatever its size
     if count and kept and kept[0].role != "user":
         assert all(message.role != "user" for message in kept), "from a question on, if there is one"
         assert sum(map(weight_of, kept)) <= keep
+
+
+def test_what_the_model_has_yet_to_see_is_kept_whatever_its_size() -> None:
+    asked, results = user("u2", 100), answer("a2", "r2", 10, results=(50_000, 50_000))
+    assert split(window(*TURNS, asked, results), 10) == 5
+    assert split(window(*TURNS, asked, results, user("steered", 5)), 10) == 5
+    assert split(window(*TURNS, user("long", 50_000)), 10) == 4
+    assert split(window(asked, results), 10) == 1  # which is no progress: the question is shown again
+    assert not is_progress(*(size_after(window(asked, results), count, "") for count in (0, 1)))
+    assert split(window(summary(), results, lead=1), 10) == 0
+    assert split(window(*TURNS, asked, results, answer("a3", "r2", 100)), 150) == 6  # it has answered
+
+
+def test_results_that_the_model_has_seen_are_cleared_others_cut() -> None:
+    old, new = answer("a0", "r0", 10, results=(9_000,)), answer("a1", "r1", 10, results=(9_000, 9_000))
+    for last in ([], [user("steered", 5)]):
+        found = pruning.fit([user("u"), old, new, *last], 5_000)
+        texts = [part.output or "" for message in found for part in message.parts if isinstance(part, ToolPart)]
+        assert texts[0] == pruning.CLEARED
+        assert all(len(text) > 1_000 and "bytes were cut here" in text for text in texts[1:])
 
 
 def test_a_fifth_is_progress() -> None:
