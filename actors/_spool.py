@@ -170,6 +170,13 @@ class Output:
             self._collector.feed(data[begin : begin + step] if len(data) > step else data)
             await self._write(self._collector.take())
 
+    async def missed(self, size: int, line_feeds: int, last: bytes, why: str) -> None:
+        """So many bytes of the output come next that somebody else could not keep: nothing after them is kept. `last`
+        is the last one, `why` completes "because"."""
+        self._collector.missed(size, line_feeds, last)
+        await self._write(self._collector.take(end=True))
+        self._collector.lost(0, why)
+
     async def finish(self) -> Collected:
         """The end of the output."""
         await self._write(self._collector.take(end=True))

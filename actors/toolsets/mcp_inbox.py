@@ -4,7 +4,7 @@ The scanner (engine.mcp.scanner) cuts long strings out of a message while it arr
 file a message, unescaped. The message, with markers in the place of the strings, goes its way through the official
 client; who gets its result finds by a marker what it stands for (`find`), and closes what it has found.
 
-What a disk or a bound does not let us keep is missing at the end of a string, which then says so.
+What a disk or a bound does not let us keep is missing at the end of a string; it is counted to its end all the same.
 """
 
 from __future__ import annotations
@@ -33,13 +33,24 @@ BLOCK_BYTES: Final = 256 * KIB
 
 
 class Cut:
-    """A long string of a message. `size` is that of its text as far as it is kept; `lost` says why the rest is not."""
+    """A long string of a message. `size` is that of its text as far as it is kept; `lost` says why the rest is not, of
+    which there are `missed` bytes with so many `line_feeds`."""
 
     def __init__(self, writer: SpoolWriter | None, offset: int) -> None:
         self._writer = writer
         self._offset = offset
         self.size = 0
         self.lost: str | None = None
+        self.missed = 0
+        self.line_feeds = 0
+        self._last = b""
+
+    def miss(self, data: bytes, why: str) -> None:
+        """This comes next and is not kept."""
+        self.lost = self.lost or why
+        self.missed += len(data)
+        self.line_feeds += data.count(b"\n")
+        self._last = data[-1:] or self._last
 
     async def read(self, offset: int, size: int) -> bytes:
         """At most `size` bytes of its text from `offset` on. Raises PeerError disk_full."""
@@ -52,8 +63,8 @@ class Cut:
         """The text to an output."""
         for offset in range(0, self.size, BLOCK_BYTES):
             await output.feed(await self.read(offset, BLOCK_BYTES))
-        if self.lost is not None:
-            await output.feed(f"\n[The rest of this text was not kept because {self.lost}]".encode())
+        if self.lost is not None and self.missed:
+            await output.missed(self.missed, self.line_feeds, self._last, self.lost)
 
     async def decode(self, into: SpoolWriter) -> None:
         """What the text means as base64 to a spool file. Raises NotBase64, PeerError disk_full if all of it cannot
@@ -79,10 +90,15 @@ class Held:
         """If the string stands for the message's only cut, what a tool gives that has just this text: nothing has to
         be read again. The file is the caller's from then on."""
         cut = self.find(text)
-        if cut is None or len(self.cuts) > 1 or cut.lost is not None or self.writer is None or self.shown is None:
+        if cut is None or len(self.cuts) > 1 or self.shown is None:
             return None
-        file, self.writer = self.writer.file, None
-        return Collected(self.shown.result(file.handle), cut.size, file)
+        if cut.lost is not None:
+            self.shown.kept = cut.size
+            self.shown.lost(0, cut.lost)
+        file = None
+        if self.writer is not None and cut.size and not (cut.lost is not None and self.shown.fits):
+            file, self.writer = self.writer.file, None
+        return Collected(self.shown.result(file.handle if file is not None else None), self.shown.size, file)
 
     def find(self, text: str) -> Cut | None:
         """What the string stands for; None if it is itself."""
@@ -162,11 +178,10 @@ class Arrival:
                     await self._end_cut()
                     self._begin_cut()
                 cut = self._open.cuts[index]
-                if cut.lost is None:
-                    self._block += self._unescape.feed(data)
-                    # With the piece that comes next no more than what may be in memory of a string.
-                    if len(self._block) >= self._inbox.limits.tool_memory_bytes // 2:
-                        await self._write(cut)
+                self._block += self._unescape.feed(data)
+                # With the piece that comes next no more than what may be in memory of a string.
+                if len(self._block) >= self._inbox.limits.tool_memory_bytes // 2:
+                    await self._write(cut)
                 return None
             case Line(data, cuts):
                 await self._inbox.pace(len(data))
@@ -216,21 +231,24 @@ class Arrival:
     async def _write(self, cut: Cut) -> None:
         data = bytes(self._block)
         self._block.clear()
-        if cut.lost is not None or not data:
+        if not data:
+            return
+        if cut is self._open.cuts[0]:
+            self._open.shown = self._open.shown or OutputCollector(self._inbox.limits, writes=False)
+            self._open.shown.feed(data)
+        if cut.lost is not None:
+            cut.miss(data, cut.lost)
             return
         try:
             if self._open.writer is None:
                 self._open.writer = cut._writer = await self._inbox.spool.file()
             written = await self._open.writer.write(data)
         except PeerError as exc:
-            cut.lost = exc.message
+            cut.miss(data, exc.message)
             return
         cut.size += written
-        if cut is self._open.cuts[0]:
-            self._open.shown = self._open.shown or OutputCollector(self._inbox.limits, writes=False)
-            self._open.shown.feed(data)
         if written < len(data):
-            cut.lost = "a bound of what is kept on the disk is reached"
+            cut.miss(data[written:], "a bound of what is kept on the disk is reached")
 
 
 async def _write_all(into: SpoolWriter, data: bytes) -> None:

@@ -179,7 +179,9 @@ def _without_cuts(value: Any, held: Held) -> Any:
     """Long strings of a structure are only counted: a server that wants them read gives them as texts too."""
     if isinstance(value, str):
         cut = held.find(value)
-        return value.encode(errors="replace").decode() if cut is None else f"[{cut.size:,} bytes, left out]"
+        return (
+            value.encode(errors="replace").decode() if cut is None else f"[{cut.size + cut.missed:,} bytes, left out]"
+        )
     if isinstance(value, dict):
         return {key: _without_cuts(inner, held) for key, inner in value.items()}
     return [_without_cuts(inner, held) for inner in value] if isinstance(value, list) else value

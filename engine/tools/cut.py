@@ -51,6 +51,7 @@ class HeadTail:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._bytes = 0
         self._line_feeds = 0
+        self._skipped = False
 
     def feed(self, data: str | bytes) -> None:
         """Take the next piece of the output, of any size."""
@@ -63,10 +64,22 @@ class HeadTail:
             piece = data[begin : begin + _PIECE]
             self._take(utf8(piece if isinstance(piece, str) else self._decoder.decode(piece)))
 
+    def skip(self, size: int, line_feeds: int, last: bytes) -> None:
+        """So many bytes come next that were only counted, one and more; `last` is the last one. They are in the part
+        that is cut."""
+        assert size > 0 and len(last) == 1
+        begun = self._decoder.getstate()[0]  # of a character that ends in what is skipped
+        self._decoder.reset()
+        self._bytes += len(begun) + size
+        self._line_feeds += line_feeds
+        self._head_full = True
+        self._tail[:] = last  # the first byte of a tail is never shown
+        self._skipped = True
+
     @property
     def fits(self) -> bool:
-        """Whether all that was fed so far is within both bounds."""
-        return self._bytes <= self._max_bytes and self.lines <= self._max_lines
+        """Whether all that was fed so far is within both bounds, and nothing was skipped."""
+        return not self._skipped and self._bytes <= self._max_bytes and self.lines <= self._max_lines
 
     @property
     def lines(self) -> int:

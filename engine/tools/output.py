@@ -60,6 +60,11 @@ class OutputCollector:
         self._lost = why.encode()[:_WHY_BYTES].decode(errors="ignore")
         self._held = bytearray()
 
+    def missed(self, size: int, line_feeds: int, last: bytes) -> None:
+        """As HeadTail.skip. What follows is not kept: `take` what is held, then say so with `lost`."""
+        self.size += size
+        self._shown.skip(size, line_feeds, last)
+
     def result(self, handle: str | None = None) -> str:
         """What the model is shown, within the bounds. `handle` names the file, None if there is none. The end."""
         text = self._shown.result()

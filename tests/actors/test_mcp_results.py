@@ -50,6 +50,32 @@ async def test_a_long_text_is_cut_and_kept_whole(tmp_path: Path, others: int) ->
         found.whole.discard()
 
 
+@pytest.mark.parametrize(
+    ("before", "counted"),
+    [
+        ([], "21,000,000 bytes in 600,000 lines"),
+        # With what joins them: 2 line feeds and 5 bytes more, and 20 lines of 35 bytes after.
+        ([{"type": "text", "text": "first"}], "21,000,707 bytes in 600,022 lines"),
+    ],
+)
+async def test_what_is_not_kept_of_a_text_is_counted(tmp_path: Path, before: list[Any], counted: str) -> None:
+    async with connected(tmp_path) as world:
+        after = [{"type": "text", "text": mcp_server.LINE * 20}] if before else []
+        texts = [*before, {"type": "text", "text": mcp_server.LINE * 600_000}, *after]
+        found = await answered(world, texts)
+        expected = (
+            f"[Of the output, {counted}, only the first 4,194,304 bytes are kept because a bound of what is kept "
+        )
+        assert found.text.splitlines()[-1].startswith(expected + "on the disk is reached: read_output")
+        assert len(found.text.encode()) <= Limits().tool_result_bytes
+        assert found.text.startswith("first\n" if before else mcp_server.LINE)
+        assert mcp_server.LINE * 20 + "[Of the" in found.text, "the end is shown"
+        assert isinstance(found.whole, SpoolFile)
+        whole = ("first\n" if before else "") + mcp_server.LINE * 120_000
+        assert found.whole.path.read_bytes() == whole.encode()[: 4 * MIB]
+        found.whole.discard()
+
+
 async def test_media_short_and_long(tmp_path: Path) -> None:
     small, large = b"\x89PNG" * 10, bytes(range(256)) * 1000
     async with connected(tmp_path) as world:

@@ -165,20 +165,27 @@ async def test_many_texts_of_middle_length(tmp_path: Path) -> None:
 
 async def test_what_is_over_the_bound_of_a_file_is_said_to_be_missing(tmp_path: Path) -> None:
     async with connected(tmp_path) as world:
-        (found,) = await world.call("text", size=5 * MIB)
-        held = world.inbox.find([found.text])
-        assert held is not None
-        cut = held.find(found.text)
-        assert cut is not None
-        assert cut.size == 4 * MIB
-        assert held.take_sole(found.text) is None
-        async with world.spool.output() as output:
-            await cut.feed(output)
-            collected = await output.finish()
-        assert "[The rest of this text was not kept because a bound of what is kept on the disk" in collected.text
-        if collected.whole is not None:
-            collected.whole.discard()
-        await held.aclose()
+        for size, counted, kept in (
+            (4 * MIB, "4,194,304", None),
+            (4 * MIB + 1, "4,194,305", "4,194,304"),
+            (5 * MIB, "5,242,880", "4,194,304"),
+        ):
+            (found,) = await world.call("text", size=size)
+            held = world.inbox.find([found.text])
+            assert held is not None
+            cut = held.find(found.text)
+            assert cut is not None
+            assert (cut.size, cut.size + cut.missed) == (4 * MIB, size)
+            sole = held.take_sole(found.text)
+            assert sole is not None and sole.whole is not None and sole.size == size
+            assert sole.whole.path.read_bytes() == b"x" * (4 * MIB)
+            expected = f"[The whole output, {counted} bytes in 1 line, is kept: read_output"
+            if kept is not None:
+                expected = f"[Of the output, {counted} bytes in 1 line, only the first {kept} bytes are kept because a "
+                expected += "bound of what is kept on the disk is reached: read_output"
+            assert expected in sole.text
+            sole.whole.discard()
+            await held.aclose()
 
 
 async def test_garbage_between_messages_harms_nothing(tmp_path: Path) -> None:

@@ -126,15 +126,15 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def connected(tmp_path: Path, server: Server) -> AsyncIterator[World]:
+async def connected(tmp_path: Path, server: Server, limits: Limits = LIMITS) -> AsyncIterator[World]:
     noise: list[str] = []
     with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery, open_spools(tmp_path) as spools:
+        async with trio.open_nursery() as nursery, open_spools(tmp_path, limits) as spools:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = listener.socket.getsockname()[1]
             nursery.start_soon(trio.serve_listeners, server.serve, [listener])
             spool = spools.of_toolset("server")
-            inbox = Inbox(spool, noise.append, LIMITS)
+            inbox = Inbox(spool, noise.append, limits)
             world = None
             async with (
                 open_http(f"http://127.0.0.1:{port}/mcp", inbox, {"authorization": "Bearer secret"}) as streams,
@@ -179,6 +179,20 @@ async def test_long_texts_go_to_the_disk(tmp_path: Path, kind: bytes, body: Any)
         assert sole.whole.path.read_text() == LINE * 100_000
         sole.whole.discard()
         assert world.noise == []
+
+
+@pytest.mark.parametrize(("kind", "body"), [(b"application/json", as_json), (b"text/event-stream", as_events)])
+async def test_what_is_not_kept_of_a_text_is_counted(tmp_path: Path, kind: bytes, body: Any) -> None:
+    limits = attrs.evolve(LIMITS, spool_file_bytes=MIB)
+    async with connected(tmp_path, Server(kind, body), limits) as world:
+        text = await world.call(blocks=100)
+        held = world.inbox.find([text])
+        assert held is not None
+        sole = held.take_sole(text)
+        assert sole is not None and sole.whole is not None
+        assert "[Of the output, 3,500,000 bytes in 100,000 lines, only the first 1,048,576 bytes are kept" in sole.text
+        sole.whole.discard()
+        await held.aclose()
 
 
 async def test_a_string_of_exactly_the_bound_is_inline_and_one_byte_more_is_not(tmp_path: Path) -> None:

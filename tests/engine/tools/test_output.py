@@ -100,6 +100,32 @@ def test_what_is_kept_in_part_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize("after", ["", "\n", "end", "é\n"])
+def test_what_others_missed_is_counted(after: str) -> None:
+    collector = OutputCollector()
+    before = "é\n".encode() * 900 + b"\xf0\x9f"  # the character goes on in what was missed
+    collector.feed(before)
+    collector.missed(5, 2, b"\n")
+    assert not collector.fits and collector.take(end=True) == before
+    collector.lost(0, "it is full")
+    collector.feed(after.encode())
+    assert collector.take(end=True) == b""
+    shown = collector.result("out_1")
+    size, lines = {
+        "": ("2,707", "902"),
+        "\n": ("2,708", "903"),
+        "end": ("2,710", "903"),
+        "é\n": ("2,710", "903"),
+    }[after]
+    assert shown == (
+        "é\n" * 900
+        + f"[… 2 lines, 7 bytes cut …]\n{after}"
+        + ("\n" if after == "end" else "")
+        + f"[Of the output, {size} bytes in {lines} lines, only the first 2,702 bytes are kept because it is full: "
+        "read_output reads it by the handle out_1]"
+    )
+
+
 def test_the_longest_reason_fits() -> None:
     limits = attrs.evolve(LIMITS, tool_result_bytes=4096, tool_result_lines=10)
     collector, _ = collected(b"line\n" * 100_000, 65536, limits)
