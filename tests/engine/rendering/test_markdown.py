@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.rendering import cells, leaves, markdown
+from engine.rendering import cells, leaves, markdown, tables
 from engine.rendering.leaves import OPEN_MAX
 from engine.rendering.markdown import Markdown
 from engine.rendering.styles import (
@@ -282,3 +284,30 @@ def test_a_look_after_each_character_changes_nothing() -> None:
             assert renderer.lines() == lines(DOCUMENT[: at + 1], 30, DARK)
     assert renderer.lines() == lines(DOCUMENT, 30, DARK)
     assert len(renderer.stable) > 20
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_work_is_linear_in_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in the characters that are looked at for marks and for line breaks."""
+    seen = 0
+
+    def counted(function: Any) -> Any:
+        def count(what: Any, *rest: Any, **options: Any) -> Any:
+            nonlocal seen
+            seen += len(what) if isinstance(what, str) else sum(len(text) for text, _ in what)
+            return function(what, *rest, **options)
+
+        return count
+
+    for module, function in ((leaves, "inline"), (leaves, "wrap"), (tables, "inline"), (tables, "wrap")):
+        monkeypatch.setattr(module, function, counted(getattr(module, function)))
+    text, renderer = LONG[name], Markdown(40)
+    for at in range(0, len(text), 3):  # however small the pieces are
+        renderer.feed(text[at : at + 3])
+    assert seen <= 6 * len(text)
+    for _ in range(3):
+        seen = 0
+        renderer.feed("x")
+        renderer.tail()
+        renderer.tail()
+        assert seen <= 8 * OPEN_MAX  # of the open end, not of the text
