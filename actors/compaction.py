@@ -33,7 +33,7 @@ from engine.transcript.records import (
     Usage,
     UserMessage,
 )
-from engine.transcript.window import Window
+from engine.transcript.window import Window, weight_of
 
 _log = logging.getLogger("greenroom.run")
 
@@ -107,7 +107,13 @@ class Compactor:
         count = compaction.split(window, int(self._windows.budget * part), by_hand=by_hand)
         beside = 0 if by_hand else self._windows.overhead
         before = size + beside
-        if not count or not compaction.is_progress(before, compaction.size_after(window, count, "") + beside):
+        # What was left out of that request is saved too.
+        total = sum(map(weight_of, window.messages))
+
+        def after(summary: str) -> int:
+            return before - (total - compaction.size_after(window, count, summary))
+
+        if not count or not compaction.is_progress(before, after("")):
             return False
         await self._progress.apply(Step([], [CompactionStarted()]))
         model = self._windows.room().compact_model or self._windows.model
@@ -117,7 +123,7 @@ class Compactor:
         except PeerError:
             tally[model, "error"] += 1
             raise
-        if not compaction.is_progress(before, compaction.size_after(window, count, summary) + beside):
+        if not compaction.is_progress(before, after(summary)):
             self._given_up = True  # another one would be no shorter
             await self._spent(usage)
             tally[model, "error"] += 1

@@ -4,7 +4,8 @@
 
 - The tail is whole turns (a user's message with its answers), newest first, as many as fit. If the latest turn alone
   does not fit, it is its user's message and the newest of its answers; the newest answer is always there, because it
-  has the results that the model waits for, and counts for half of the room at most (NEWEST_PART). An answer holds its calls with their results, so every tail is valid.
+  has the results that the model waits for, and counts for half of the room at most (NEWEST_PART). An answer holds its
+  calls with their results, so every tail is valid.
 - A provider caches the beginning of a request. So the window keeps its beginning for as long as it fits, and gives up
   a good part of it at once when it does not (KEPT_PART): the caller hands the `start` of one window to the next.
 - Tokens are estimated as bytes of text / BYTES_PER_TOKEN, where a service has not said (`used`). What it counted with

@@ -316,10 +316,36 @@ async def test_results_are_seen_before_they_are_summarised(staged: Staged, befor
         call = await stage.models.call()
         call.tools(*[("functions__read", "{}")] * calls)
         call = await stage.models.call()
-        assert not is_summary(call)
-        assert [text.partition(" ")[0] for text in texts(call) if not text.endswith(LONG)] == [*before, "go"]
+        if before:
+            assert is_summary(call) and "User: first" in texts(call)[0]
+            say(call, "they spoke of foxes")
+            call = await stage.models.call()
+        assert not is_summary(call) and texts(call) == ["they spoke of foxes"] * bool(before) + ["go"]
         results = [part.output or "" for part in call.request.messages[-1].parts if isinstance(part, ToolPart)]
         assert len(results) == calls and all(result.startswith("The quick brown fox") for result in results)
+        say(call, "done")
+        assert await end_of(run) == ("completed", None)
+        await check(stage, run)
+
+
+async def test_what_large_results_leave_out_is_summarised(staged: Staged) -> None:
+    def read() -> str:
+        """Gives a lot."""
+        return LONG * 10
+
+    async with staged(tools=[read]) as stage:
+        stage.models.rooms["model"] = Room(window=8192, answer=1024, compact_at=0.9)
+        session = await stage.engine.create_session()
+        await talk(stage, session, "first", "second", "third", "fourth", "fifth")  # more than half of the room
+        run = await session.start("go")
+        (await stage.models.call()).tools(("functions__read", "{}"))
+        call = await stage.models.call()
+        assert is_summary(call) and "first" in texts(call)[0] and "User: go" in texts(call)[0]
+        say(call, "they spoke of foxes")
+        call = await stage.models.call()
+        assert texts(call) == ["they spoke of foxes", "go"]
+        (result,) = [part.output or "" for part in call.request.messages[-1].parts if isinstance(part, ToolPart)]
+        assert result.startswith("The quick brown fox") and "bytes were cut here" in result
         say(call, "done")
         assert await end_of(run) == ("completed", None)
         await check(stage, run)
