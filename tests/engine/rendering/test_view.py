@@ -295,8 +295,13 @@ def test_themes_and_widths_are_kept_beside_each_other() -> None:
     everything(view)
     assert view.statistics().rendered == rendered + 3
     view.set_theme(DARK)
-    everything(view)
+    before = everything(view)
     assert view.statistics().rendered == rendered + 3
+    view.resize(12)
+    assert max(map(len, everything(view))) <= 12 < max(map(len, before))
+    assert view.statistics().rendered == rendered + 6
+    view.resize(40)
+    assert everything(view) == before and view.statistics().rendered == rendered + 6
 
 
 def test_a_resize_of_a_streaming_answer() -> None:

@@ -28,7 +28,8 @@ steps = st.lists(
         st.integers(0, 99),
         st.sampled_from(TEXTS),
     ),
-    max_size=40,
+    min_size=20,  # few steps on few entries find little
+    max_size=60,
 )  # fmt: skip
 
 
