@@ -7,6 +7,7 @@ whatever goes wrong is a line in the log. A title that a person gave stays.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Final
 
 import trio
@@ -31,6 +32,8 @@ _MESSAGES: Final = 4
 _CHARACTERS: Final = 2000
 # Of the answer: enough for a title behind a blank line or two. What a model says beyond it is not waited for.
 _ANSWER_CHARACTERS: Final = 1000
+# Some models think aloud in their answer.
+_THINKING: Final = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S)
 _TITLE_CHARACTERS: Final = 80  # a line of a list; the wire's bound is larger
 _QUOTES: Final = "\"'`*“”«» "
 
@@ -73,10 +76,10 @@ class Titles:
         if scope.cancelled_caught:
             _log.warning("%s got no title: the model took more than %g s", session_id, TIMEOUT)
             return
+        text = _THINKING.sub("", text)
         title = first_line(text.strip(_QUOTES + "\n"), _TITLE_CHARACTERS).strip(_QUOTES)
         if not title:
             _log.warning("%s got no title: the model said nothing", session_id)
-            return
         await self._store.name_session(session_id, title, usage)
 
     async def _ask(self, request: ModelRequest) -> tuple[str, Usage]:

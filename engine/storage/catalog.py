@@ -103,10 +103,12 @@ def title_if_none(connection: Connection, key: int, title: str) -> None:
 
 
 def name(connection: Connection, session_id: str, title: str, usage: Usage, now: int) -> bool:
-    """Give the session a better title than its first message's, and add what it cost to find it; False if a person has
-    given it one meanwhile, which stays. Raises CallerError unknown_session."""
+    """Give the session a better title than its first message's, and add what it cost to find it; False if there is none
+    (it is empty), or a person has given one meanwhile, which stays. Raises CallerError unknown_session."""
     key = key_of(connection, session_id)
-    done = connection.execute("UPDATE sessions SET title = ?, named = 1 WHERE key = ? AND NOT named", (title, key))
+    done = connection.execute(
+        "UPDATE sessions SET title = ?1, named = 1 WHERE key = ?2 AND NOT named AND ?1 <> ''", (title, key)
+    )
     touch(connection, key, now, usage=usage)
     return bool(done.rowcount)
 

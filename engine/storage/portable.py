@@ -47,12 +47,13 @@ LINE_BYTES: Final = MIB
 PIECE_CHARACTERS: Final = 16 * KIB
 # Of a blob in one line; a multiple of 3, so that the lines' base64 put together is the blob's.
 BLOB_PIECE_BYTES: Final = 48 * KIB
+COST_MAX: Final = 1e12  # of any currency, far beyond what tokens cost
 _IDS: Final = frozenset({"id", "parent_id", "run_id", "call_id", "kept_from"})
 
 
 def is_usage(usage: Usage) -> bool:
     counts = attrs.astuple(usage, filter=attrs.filters.exclude("cost"))
-    return all(is_count(count) for count in counts)
+    return all(is_count(count) for count in counts) and (usage.cost is None or 0 <= usage.cost <= COST_MAX)
 
 
 def is_count(value: int) -> bool:

@@ -326,6 +326,12 @@ WRONG: dict[str, tuple[list[Any], int, str]] = {
         [HEAD, {"message": {**TURN["message"], "error": {"code": "x" * 201, "message": ""}}}], 2, "error.code",
     ),
     "time": ([HEAD, {"message": {**USER["message"], "created_at": -1}}], 2, "created_at: expected 0 to"),
+    "a cost that is none": (
+        [HEAD, {"message": {**TURN["message"], "usage": {"cost": -5.0}}}], 2, "usage: expected counts"
+    ),
+    "a cost without end": (
+        [HEAD, {"message": {**TURN["message"], "usage": {"cost": 1e308}}}], 2, "usage: expected counts"
+    ),
     "tokens": ([HEAD, {"message": {**TURN["message"], "usage": {"input_tokens": 2**60}}}], 2, "usage: expected counts"),
     "two calls": ([HEAD, TURN, CALL, call(id="prt_d"), {"end": {"messages": 1, "parts": 2}}], 5, "two calls have"),
     "silent user": ([HEAD, USER, TURN], 3, "without parts"),
