@@ -18,8 +18,8 @@ def is_title(text: str) -> bool:
 
 
 def first_line(text: str, most: int = TITLE_MAX) -> str:
-    """The first line with something to be seen in it as a title of at most `most` characters, a cut marked; empty if there is
-    none."""
+    """The first line with something to be seen in it as a title of at most `most` characters, a cut marked; empty if
+    there is none."""
     for line in text.splitlines():
         clean = " ".join("".join(" " if _is_control(c) else c for c in line[: 4 * most]).split())
         if any(unicodedata.category(c)[0] not in "CZ" for c in clean):
