@@ -1,7 +1,8 @@
 """Text as a terminal shows it: what is safe to show, how many cells it takes, and where a line is broken.
 
 Widths are those of Unicode's tables (unicodedata), a character at a time: wide and full-width ones take two cells,
-combining and format characters none. A terminal that draws a sequence of emoji as one glyph needs fewer: never more.
+combining and format characters none. Where terminals differ, it is the wider way: a sign that is made an emoji (by
+U+FE0F) takes two cells, and so does an emoji that these tables do not know yet; of a joined sequence each is counted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 from engine.rendering.styles import Run
 
 TAB: Final = 4  # cells
+EMOJI_SIGN: Final = "\ufe0f"
 # Marks on one character that take no cell of their own; each beyond it counts as one, so that a line of marks ends.
 MARKS_MAX: Final = 8
 
@@ -47,8 +49,13 @@ def clean(text: str) -> str:
 @functools.lru_cache(maxsize=4096)  # of the characters of a few languages; a hostile text may bring all of Unicode
 def cell(character: str) -> int:
     """Cells of one clean character."""
-    if unicodedata.category(character) in ("Mn", "Me", "Cf") or "\u1160" <= character <= "\u11ff":
+    if character == EMOJI_SIGN:
+        return 1  # beside that of the sign before it
+    category = unicodedata.category(character)
+    if category in ("Mn", "Me", "Cf") or "\u1160" <= character <= "\u11ff":
         return 0
+    if category == "Cn" and "\U0001f000" <= character <= "\U0001faff":
+        return 2
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 

@@ -131,6 +131,14 @@ def test_wide_and_combining_characters_are_not_torn() -> None:
     assert shown("日本語日本", 8) == ["日本語日", "本"]
     assert shown("abc 日本語", 8) == ["abc 日本", "語"]
     assert shown("e\u0301" * 9, 8) == ["e\u0301" * 8, "e\u0301"]
+    assert [cells.width(text) for text in ("❤", "❤\ufe0f", "👩\u200d👧", "\U0001fadf", "한", "\u1112\u1161")] == [
+        1,
+        2,
+        4,
+        2,
+        2,
+        2,
+    ]
     marks = shown("a" + "\u0301" * 1000, 8)  # each beyond eight is counted as a cell
     assert len(marks) > 50 and max(map(len, marks)) <= 16
 
