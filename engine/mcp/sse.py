@@ -2,7 +2,8 @@
 
 The long strings of an event's data leave as pieces before it (engine.mcp.scanner), data of several lines are one
 document. Comments, fields that nobody knows and the data of events that are not called `message` are passed over as
-they come, whatever their length. Lines end with a line feed, with or without a carriage return before it.
+they come, whatever their length. A line ends with a line feed, a carriage return, or both; a byte order mark before the
+first one is passed over.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from engine.mcp.scanner import Document, Event
 FIELD_BYTES: Final = 4 * KIB
 # More digits than a wait of a century has, in milliseconds.
 _RETRY_DIGITS: Final = 12
+_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _FIELDS: Final = (b"event:", b"id:", b"retry:")
 
 
 class BrokenEvents(ValueError):
     """The stream cannot be read on: a field is longer than any may be."""
+
+
+def line_ends(data: bytes) -> int:
+    """About how many lines end in it: half of them at the least."""
+    return max(data.count(b"\n"), data.count(b"\r"))
 
 
 @attrs.frozen(slots=True)
@@ -43,6 +50,8 @@ class EventScanner:
 
     def __init__(self, limits: Limits = DEFAULT, nonce: Callable[[], str] | None = None) -> None:
         self._document = Document(limits, nonce)
+        self._mark: bytes | None = b""  # as much of one as the stream began with; None: it is known whether it has one
+        self._returned = False  # the last byte was a carriage return, of whose line end a line feed may be the rest
         self._begun = bytearray()  # of a line that is not known to be data, nor to be passed over
         self._known: bytes | None = None  # what the line is that arrives: _DATA, one of _FIELDS, b"" to pass over
         self._after_data = False  # the event has some
@@ -53,6 +62,7 @@ class EventScanner:
     def feed(self, data: bytes) -> list[Event | EventEnd]:
         """Raises BrokenEvents."""
         events: list[Event | EventEnd] = []
+        data = self._with_line_feeds(data)
         position = 0
         while position < len(data):
             feed = data.find(b"\n", position)
@@ -68,6 +78,23 @@ class EventScanner:
                 self._end_line(events)
             position = end + 1
         return events
+
+    def _with_line_feeds(self, data: bytes) -> bytes:
+        """What came, without a mark at the stream's beginning, and with a line feed as the end of each line."""
+        if self._mark is not None:
+            data = self._mark + data
+            if len(data) < len(_MARK) and _MARK.startswith(data):
+                self._mark = data
+                return b""
+            self._mark = None
+            data = data.removeprefix(_MARK)
+        if self._returned and data:
+            data = data.removeprefix(b"\n")
+            self._returned = False
+        if b"\r" in data:
+            self._returned = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return data
 
     def _part(self, data: bytes, events: list[Event | EventEnd]) -> None:
         """More of a line."""
@@ -92,9 +119,9 @@ class EventScanner:
     def _end_line(self, events: list[Event | EventEnd]) -> None:
         known, self._known = self._known, None
         if known in _FIELDS:
-            value = bytes(self._begun).removesuffix(b"\r")[len(known) :].removeprefix(b" ")
+            value = bytes(self._begun)[len(known) :].removeprefix(b" ")
             self._field(known, value)
-        blank = known is None and bytes(self._begun) in (b"", b"\r")
+        blank = known is None and not self._begun
         self._begun.clear()
         if blank:
             self._end_event(events)
@@ -124,6 +151,6 @@ def _known(line: bytearray) -> bytes | None:
     for name in (_DATA, *_FIELDS):
         if line.startswith(name):
             return name
-    if any(name.startswith(line) for name in (_DATA, *_FIELDS)) or line == b"\r":
+    if any(name.startswith(line) for name in (_DATA, *_FIELDS)):
         return None
     return b""

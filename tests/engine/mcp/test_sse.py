@@ -9,7 +9,7 @@ import pytest
 
 from engine.limits import Limits
 from engine.mcp.scanner import Event, Line, Piece, Rejected
-from engine.mcp.sse import FIELD_BYTES, BrokenEvents, EventEnd, EventScanner
+from engine.mcp.sse import FIELD_BYTES, BrokenEvents, EventEnd, EventScanner, line_ends
 
 SMALL = attrs.evolve(Limits(), tool_memory_bytes=16, mcp_line_bytes=2000)
 LONG = "x" * 17
@@ -30,8 +30,9 @@ def scan(body: bytes, step: int) -> list[Event | EventEnd]:
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 1000])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_events_pass_and_long_strings_are_cut_out(step: int, end: bytes) -> None:
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_events_pass_and_long_strings_are_cut_out(step: int, end: bytes, mark: bytes) -> None:
     lines = [
         b": hello",
         b"event: message",
@@ -47,12 +48,37 @@ def test_events_pass_and_long_strings_are_cut_out(step: int, end: bytes) -> None
         b"",
         b"id:",
     ]
-    found = scan(end.join([*lines, b"", b""]), step)
+    found = scan(mark + end.join([*lines, b"", b""]), step)
     piece, line, *ends = found
     assert piece == Piece(0, LONG.encode())
     assert isinstance(line, Line) and line.cuts.sizes == (17,)
     assert line.data == b'{"a": "greenroom-cut:n0nce:0"}'
     assert ends == [EventEnd("7"), EventEnd(None, 1.5), EventEnd("8"), EventEnd("")]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+def test_line_ends_of_all_kinds(step: int) -> None:
+    body = b"\rdata: [1]\r\rid: 2\r\n\rdata: [3,\ndata: 3]\r\n\ndata:\r\n [4]\n\r\n\rdata: [5]\n\r"
+    ends = [EventEnd(), EventEnd("2"), EventEnd(), EventEnd(), EventEnd()]
+    one, three, five = Line(b"[1]"), Line(b"[3,\n 3]"), Line(b"[5]")
+    assert scan(body, step) == [one, ends[0], ends[1], three, ends[2], ends[3], five, ends[4]]
+
+
+def test_an_event_ends_with_its_carriage_return() -> None:
+    scanner = EventScanner()
+    assert scanner.feed(b"data: [1]\r\r") == [Line(b"[1]"), EventEnd()]
+    assert scanner.feed(b"\n") == scanner.feed(b"") == []
+    assert scanner.feed(b"data: [2]\r\n\r") == [Line(b"[2]"), EventEnd()]
+
+
+@pytest.mark.parametrize("begin", [b"\xef\xbb", b"\xef\xbb\xbf\xef\xbb\xbf"])
+@pytest.mark.parametrize("step", [1, 1000])
+def test_only_one_whole_mark_is_passed_over(step: int, begin: bytes) -> None:
+    assert scan(begin + b"data: [1]\n\ndata: [2]\n\n", step) == [Line(b"[2]"), EventEnd()]
+
+
+def test_lines_that_end_are_counted_in_any_way() -> None:
+    assert [line_ends(end * 100) for end in (b"\n", b"\r", b"\r\n", b"\n\n\r")] == [100, 100, 100, 200]
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
