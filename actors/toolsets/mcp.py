@@ -351,4 +351,7 @@ class _Link:
         if isinstance(answer, Exception):
             await self._lost.wait()  # its last words come at once or not at all
             return ToolResult(text=f"The tool server broke off in the call: {self.broken}", is_error=True)
-        return await tool_result(read_answer(answer), self._inbox, self._spool)
+        try:
+            return await tool_result(read_answer(answer), self._inbox, self._spool)
+        finally:
+            await self._drop(answer)  # also what no part of a result has, or what a wrong one has

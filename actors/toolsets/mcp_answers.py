@@ -126,10 +126,8 @@ class Reader:
 
     async def _drop(self, event: Event, why: str) -> None:
         self._inbox.on_noise(why)
-        if isinstance(event, Line) and event.cuts.sizes:
-            held = self._inbox.find([event.cuts.prefix])
-            if held is not None:
-                await held.aclose()
+        if isinstance(event, Line):
+            await self._inbox.drop(event.cuts)
 
     @staticmethod
     def _is_answer(message: Any) -> bool:

@@ -148,6 +148,12 @@ class Inbox:
                     return held
         return None
 
+    async def drop(self, cuts: Cuts) -> None:
+        """Remove what of a message with these cuts lies here."""
+        held = self._held.pop(cuts.prefix, None)
+        if held is not None:
+            await held.aclose()
+
     async def hold(self, held: Held) -> None:
         self._held[held.names.prefix] = held
         if len(self._held) > HELD_MOST:
@@ -202,7 +208,8 @@ class Arrival:
         try:
             message = parse_json(data)
         except NoMessage:
-            message = None
+            await self._drop("a message with a long string is not JSON")
+            return data  # whoever reads it finds that, too
         if not isinstance(message, dict) or "method" in message:
             await self._drop("a message that is no answer has a string that is too long")
             # A request is refused by whoever misses what it is about: the server does not wait for ever.

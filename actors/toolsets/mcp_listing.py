@@ -122,11 +122,13 @@ class _Reading:
         for _ in range(self._limits.mcp_pages):
             page = await self._client.request(f"{kind}/list", None if cursor is None else {"cursor": cursor})
             entries = page.get(kind)
+            held = self._inbox.find(strings_in(page))
             if not isinstance(entries, list):
                 self.troubles.add(f"its list of {kind} is none", of_all=True)
+                if held is not None:
+                    await held.aclose()
                 return
             following = page.get("nextCursor")
-            held = self._inbox.find(strings_in(page))
             leads = isinstance(following, str) and following != cursor and (held is None or not held.find(following))
             try:
                 for entry in entries:
@@ -156,7 +158,9 @@ class _Reading:
         if held is None or not any(held.find(text) for text in strings_in(entry)):
             fault = take(entry)
         if fault is not None:
-            self.troubles.add(f"{str(entry.get('name'))[:_NAME_SHOWN]!r} {fault}")
+            name = str(entry.get("name"))
+            shown = "(a long name)" if held is not None and held.find(name) else repr(name[:_NAME_SHOWN])
+            self.troubles.add(f"{shown} {fault}")
 
 
 class _Tools:

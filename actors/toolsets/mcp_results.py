@@ -90,10 +90,10 @@ async def _feed(block: ContentBlock, output: Output, held: Held, media: list[Med
     elif block.type == "image" or block.type == "audio":
         await _feed_file(block.type, block.mime_type, block.data, output, held, media, spool)
     elif block.type == "resource_link":
-        await output.feed(f"[resource {_label(block.name)}: {_label(str(block.uri))}]".encode())
+        await output.feed(f"[resource {_label(block.name, held)}: {_label(str(block.uri), held)}]".encode())
     else:
         resource = block.resource
-        name = _label(str(resource.uri))
+        name = _label(str(resource.uri), held)
         text = getattr(resource, "text", None)
         if text is not None:
             await output.feed(f"[resource {name}]\n".encode())
@@ -115,7 +115,7 @@ async def _feed_file(
     name: str, mime: str, data: str, output: Output, held: Held, media: list[Media], spool: ToolsetSpool
 ) -> None:
     """The file is a medium of the result; its place among the texts is marked."""
-    mime = _label(mime)
+    mime = _label(mime, held)
     if len(media) >= MEDIA_MOST:
         await output.feed(f"[{name}: {mime}, left out: a result has {MEDIA_MOST} files at most]".encode())
         return
@@ -153,9 +153,13 @@ def _strings(answer: CallToolResult) -> Iterator[str]:
         if block.type == "text":
             yield block.text
         elif block.type == "image" or block.type == "audio":
-            yield block.data
-        elif block.type == "resource":
-            yield str(getattr(block.resource, "text", None) or getattr(block.resource, "blob", ""))
+            yield from (block.data, block.mime_type)
+        elif block.type == "resource_link":
+            yield from (block.name, str(block.uri))
+        else:
+            resource = block.resource
+            yield str(getattr(resource, "text", None) or getattr(resource, "blob", ""))
+            yield from (str(resource.uri), resource.mime_type or "")
     yield from strings_in(answer.structured_content)
 
 
@@ -187,5 +191,8 @@ def _without_cuts(value: Any, held: Held) -> Any:
     return [_without_cuts(inner, held) for inner in value] if isinstance(value, list) else value
 
 
-def _label(text: str) -> str:
+def _label(text: str, held: Held) -> str:
+    cut = held.find(text)
+    if cut is not None:
+        return f"(a name of {cut.size + cut.missed:,} bytes)"
     return text.encode(errors="replace").decode()[:_LABEL_CHARACTERS]

@@ -17,7 +17,7 @@ from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_messages import made, message_of
 from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.reading import NoMessage, refusal_of
-from engine.mcp.scanner import Event, LineScanner, Rejected
+from engine.mcp.scanner import HEAD_BYTES, Event, Line, LineScanner, Rejected
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -113,6 +113,10 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
                     await arrived.send(SessionMessage(made(refusal)))
             except NoMessage as exc:  # one of them is no reason to give up the others
                 inbox.on_noise(f"a message {exc}")
+                assert data is not None and isinstance(event, Line)
+                await inbox.drop(event.cuts)
+                if (refusal := refusal_of(Rejected(str(exc), data[:HEAD_BYTES]))) is not None:
+                    await arrived.send(SessionMessage(made(refusal)))
 
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
         try:

@@ -34,7 +34,8 @@ def parse_json(data: bytes) -> Json:
 
 def read_message(data: bytes) -> dict[str, Any]:
     """A request (`id`, `method`, `params`?), a notification (`method`, `params`?), an answer (`id`, `result`) or an
-    error (`id`, `error` with `code` and `message`), and nothing else in it. Raises NoMessage."""
+    error (`id`, `error` with `code` and `message`, and as `data` all that came), and nothing else in it. An answer that
+    is neither is an error. Raises NoMessage."""
     value = parse_json(data)
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise NoMessage("is not one of JSON-RPC 2.0")
@@ -53,15 +54,21 @@ def read_message(data: bytes) -> dict[str, Any]:
         raise NoMessage("is no request, no answer and no notification")
     if isinstance(value.get("result"), dict):
         return kept | {"result": value["result"]}
-    error = value.get("error")
-    if not isinstance(error, dict) or type(error.get("code")) is not int or not isinstance(error.get("message"), str):
+    if "result" not in value and "error" not in value:
         raise NoMessage("is an answer without a result and without an error")
-    return kept | {"error": error}
+    # Whatever it is, it is the answer: nobody is to wait for another.
+    error = value.get("error")
+    told = error if isinstance(error, dict) else {"message": error}
+    message = told.get("message")
+    if not isinstance(message, str):
+        message = "the answer has neither a result nor an error as it should be"
+    code = told["code"] if type(told.get("code")) is int else _FAILED
+    return kept | {"error": {"code": code, "message": message, "data": [value.get("result"), error]}}
 
 
 def refusal_of(rejected: Rejected) -> dict[str, Any] | None:
-    """What stands for an answer that broke a bound: an error, so that nobody waits for it; None if it was none, as far
-    as its beginning tells."""
+    """What stands for an answer that broke a bound or cannot be read: an error, so that nobody waits for it; None if it
+    was none, as far as its beginning tells."""
     found = _ANSWERED.match(rejected.head)
     if found is None or b'"method"' in rejected.head:
         return None

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
 from tests.actors.processes import until
@@ -40,6 +42,90 @@ async def test_an_error_that_is_too_long(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         line = answer("@id@", error={"code": 1, "message": LONG}).replace('"@id@"', "@id@")
         assert await raw(world, line) == "its error has a text that is too long"
+        assert spooled(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"error": LONG}, "its error has a text that is too long"),
+        ({"error": {"code": 1, "message": "short", "other": LONG}}, "its error has a text that is too long"),
+        ({"error": "broken"}, "broken"),
+        ({"error": {"code": 1}}, "the answer has neither a result nor an error as it should be"),
+        ({"result": LONG}, "its error has a text that is too long"),
+        ({"result": {"nothing": LONG}}, ""),
+        ({"result": {"content": [], "_meta": {"a": [LONG]}}}, ""),
+        (
+            {"result": {"content": [{"type": "unknown", "t": LONG}, {"type": "text", "text": 5, "q": LONG}]}},
+            "\n".join(["[a part of the result that is not of the protocol, left out]"] * 2),
+        ),
+        (
+            {"result": {"content": [{"type": "resource_link", "name": "n", "uri": "file:///" + LONG}]}},
+            "[resource n: (a name of 200,008 bytes)]",
+        ),
+        (
+            {"result": {"content": [{"type": "resource", "resource": {"uri": LONG, "text": "t"}}]}},
+            "[resource (a name of 200,000 bytes)]\nt",
+        ),
+        (
+            {"result": {"content": [{"type": "image", "mimeType": LONG, "data": "!"}]}},
+            "[image: (a name of 200,000 bytes), which is not base64 as it should be]",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_an_answer_that_is_not_as_it_should_be_ends_the_call(
+    tmp_path: Path, parts: dict[str, Any], text: str
+) -> None:
+    async with opened(tmp_path) as world:
+        line = answer("@id@", **parts).replace('"@id@"', "@id@")
+        assert await raw(world, line) == text
+        assert spooled(tmp_path) == []
+        assert (await world.ref.status()).restarts == 0
+
+
+@pytest.mark.parametrize("long", ["", f'"{LONG}"'])
+async def test_an_answer_that_is_not_json_ends_the_call(tmp_path: Path, long: str) -> None:
+    async with opened(tmp_path) as world:
+        for wrong in ("1" * 100_000, "oops"):
+            line = '{"jsonrpc":"2.0","id":@id@,"result":{"content":[%s],"n":%s}}' % (long, wrong)  # noqa: UP031
+            assert await raw(world, line) == "the answer is not JSON"
+        assert await raw(world, json.dumps({"long": LONG}), json.dumps([LONG]), NOTHING) == ""
+        assert spooled(tmp_path) == []
+        assert (await world.ref.status()).restarts == 0
+
+
+LISTS = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["method"] == "initialize":
+        result = {"protocolVersion": asked["params"]["protocolVersion"],
+                  "capabilities": {"tools": {}, "prompts": {}, "resources": {}},
+                  "serverInfo": {"name": "x", "version": "1"}}
+    elif asked["method"] == "tools/list":
+        result = {"tools": [{"name": "l" * 200000, "inputSchema": {"type": "object"}}]}
+    elif asked["method"] == "prompts/list":
+        result = {"prompts": "p" * 200000}
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+    if asked["method"] == "prompts/list":
+        asked = json.loads(sys.stdin.readline())
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": "e" * 200000}), flush=True)
+"""
+
+
+async def test_lists_that_are_none_and_long_names(tmp_path: Path) -> None:
+    async with opened(tmp_path, (sys.executable, "-c", LISTS)) as world:
+        assert await world.ref.specs() == ()
+        while (status := await world.ref.status()).state != "degraded":  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert status.error is not None
+        assert status.error.message == (
+            "its list of prompts is none; (a long name) has a string that is too long; "
+            "its resources cannot be read: its error has a text that is too long"
+        )
         assert spooled(tmp_path) == []
 
 

@@ -19,12 +19,27 @@ from engine.mcp.scanner import Rejected
         (b'{"result":{"a":[]},"id":0,"jsonrpc":"2.0"}', {"id": 0, "result": {"a": []}}),
         (
             b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}',
-            {"id": None, "error": {"code": 1, "message": ""}},
+            {"id": None, "error": {"code": 1, "message": "", "data": [None, {"code": 1, "message": ""}]}},
         ),
     ],
 )
 def test_each_kind_of_message(line: bytes, message: dict[str, Any]) -> None:
     assert read_message(line) == message
+
+
+@pytest.mark.parametrize(
+    ("rest", "code", "message"),
+    [
+        ('"result":"text"', -32000, "the answer has neither a result nor an error as it should be"),
+        ('"error":"text"', -32000, "text"),
+        ('"error":{"code":"1","message":"m"}', -32000, "m"),
+        ('"error":{"code":1}', 1, "the answer has neither a result nor an error as it should be"),
+        ('"error":{"code":1,"message":"m","data":[2]}', 1, "m"),
+    ],
+)
+def test_what_is_answered_otherwise_is_an_error(rest: str, code: int, message: str) -> None:
+    found = read_message(f'{{"jsonrpc":"2.0","id":1,{rest}}}'.encode())
+    assert (found["id"], found["error"]["code"], found["error"]["message"]) == (1, code, message)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +51,6 @@ def test_each_kind_of_message(line: bytes, message: dict[str, Any]) -> None:
         b'{"jsonrpc":"2.0","id":[],"result":{}}', b'{"jsonrpc":"2.0","id":null,"result":{}}',
         b'{"jsonrpc":"2.0","id":null,"method":"x"}', b'{"jsonrpc":"2.0","method":7}',
         b'{"jsonrpc":"2.0","id":1,"method":"x","params":[]}', b'{"jsonrpc":"2.0","result":{}}',
-        b'{"jsonrpc":"2.0","id":1,"result":"text"}', b'{"jsonrpc":"2.0","id":1,"error":"text"}',
-        b'{"jsonrpc":"2.0","id":1,"error":{"code":"1","message":"m"}}', b'{"jsonrpc":"2.0","id":1,"error":{"code":1}}',
         b'{"jsonrpc":"2.0","id":1}', b"[" * 100_000,
     ],
 )  # fmt: skip
