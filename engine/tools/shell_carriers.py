@@ -22,19 +22,37 @@ def _names(text: str) -> frozenset[str]:
 KEYWORDS: Final = _names("if then elif else fi for while until do done case esac in select function time coproc [[ ]]")
 _SHELLS: Final = _names("sh bash dash ash zsh ksh mksh fish csh tcsh rbash")
 # These read arguments as scripts, or join them to one.
-_CODE: Final = _SHELLS | _names("eval trap alias ssh su runuser watch parallel script tmux screen env flock")
+_CODE: Final = _SHELLS | _names(
+    """eval trap alias ssh su runuser sg watch parallel sem script tmux screen env flock gdb lldb logsave nix-shell
+    sshpass start-stop-daemon unbuffer xterm"""
+)
 _CARRIERS: Final = (
     KEYWORDS
     | _CODE
     | _names(
         """. source exec command builtin sudo doas pkexec nohup nice ionice chrt taskset timeout stdbuf setsid chroot
         unshare nsenter xargs busybox toybox strace ltrace fakeroot firejail bwrap entr systemd-run prlimit setpriv
-        expect at batch xvfb-run dbus-run-session gosu su-exec caffeinate hash enable"""
+        expect at batch xvfb-run dbus-run-session gosu su-exec caffeinate hash enable
+        ssh-agent setarch linux32 linux64 i386 i486 i586 i686 x86_64 uname26 choom numactl runcon newgrp capsh run0
+        systemd-inhibit systemd-cat systemd-nspawn setuidgid envuidgid envdir chpst softlimit cgexec cpulimit daemonize
+        dtach abduco nsjail proot fakechroot faketime eatmydata valgrind perf rr rlwrap catchsegv tini dumb-init
+        torsocks torify proxychains proxychains4 tsocks trickle pseudo dbus-launch xinit startx"""
     )
 )
 # Options of xargs whose argument is the next word, and long ones without an argument.
 _XARGS_TAKING: Final = _names("-a -d -E -I -L -n -P -s")
 _XARGS_LONG: Final = _names("--null --no-run-if-empty --verbose --interactive --exit --open-tty")
+# The dynamic linker, which runs the program that it is given.
+_LINKER: Final = re.compile(r"ld\d*(-[\w.-]+)?\.so(\.\d+)?", re.ASCII)
+# Options that name a command, by program: what they run is not looked at. Long ones may be shortened.
+_OPTIONS: Final = {
+    "tar": ("--checkpoint-a", "--to-c", "--use", "--info", "--new-v", "--rsh", "-I", "-F"),
+    "git": ("alias.", "--config-env", "-calias."),
+    "gdb": ("-ex", "--ex", "-x", "--command", "--eval", "-iex", "--init", "-ix"),
+    "lldb": ("-o", "-O", "-s", "-S", "-Q", "--one", "--source"),
+    "rsync": ("-e", "--rsh", "--rsync-path"),
+    "man": ("-P", "-H", "--pager", "--html"),
+}
 _FIND_RUNS: Final = ("-exec", "-ok")
 
 # Nothing in such a word changes when a shell reads it again.
@@ -56,10 +74,14 @@ def carried(words: Sequence[str]) -> Carried | None:
     """What the simple command of these words (one or more, unquoted) carries; None: it runs itself only."""
     bases = [_base(word) for word in words]
     name = bases[0]
+    for program, options in _OPTIONS.items():
+        among = bases if name == "find" or _carries(name) else bases[:1]
+        if program in among and any(word.startswith(options) for word in words[bases.index(program) + 1 :]):
+            return Carried(f"an option of {program} runs another command", unknown=True)
     if name == "find":
         if not any(word.startswith(_FIND_RUNS) for word in words):
             return None
-    elif name not in _CARRIERS:
+    elif not _carries(name):
         return None
     why = "it has a control structure" if name in KEYWORDS else f"{name} runs another command"
     code = next((place for place, base in enumerate(bases) if base in _CODE), len(words))
@@ -68,6 +90,10 @@ def carried(words: Sequence[str]) -> Carried | None:
     if more:
         unknown = unknown or _runs_input(words[bases.index("xargs") + 1 :])
     return Carried(why, tuple(_scripts(words[code + 1 :])), more, unknown)
+
+
+def _carries(name: str) -> bool:
+    return name in _CARRIERS or _LINKER.fullmatch(name) is not None
 
 
 def _base(word: str) -> str:
@@ -86,7 +112,7 @@ def _runs_input(arguments: Sequence[str]) -> bool:
         elif option.startswith("--") and "=" not in option and option not in _XARGS_LONG:
             return True
     command = arguments[at] if at < len(arguments) else ""
-    return replaced in command or ANY in command or _base(command) in _CARRIERS or command == "find"
+    return replaced in command or ANY in command or _carries(_base(command)) or command == "find"
 
 
 def _scripts(arguments: Sequence[str]) -> list[str]:

@@ -175,6 +175,15 @@ def test_doubts(text: str) -> None:
         "a $((x << $y))",
         "a $[x]",
         "sh -c '" * 3 + "a" + "'" * 3 + "$(",
+        "tar cf /dev/null --checkpoint=1 --checkpoint-action=exec='rm x' f",
+        "tar xf a --to-comm 'rm x'",
+        "sudo tar -I 'rm x' -cf a b",
+        "find . -exec tar -I 'rm x' {} +",
+        "git -c alias.x='!rm x' x",
+        "git -calias.x='!rm x' x",
+        "git --config-env=alias.x=Y x",
+        "rsync -e 'rm x' a b:",
+        "gdb -batch -ex 'shell rm x'",
     ],
 )
 def test_where_anything_may_run(text: str) -> None:
@@ -197,10 +206,37 @@ def test_carriers(text: str, found: str) -> None:
     assert found in carriers
 
 
+@pytest.mark.parametrize("text", ["tar xf a", "git log -c", "git commit -m x", "echo tar -I x", "rsync -a b c"])
+def test_programs_whose_options_run_nothing(text: str) -> None:
+    assert read_script(text).commands == (Command(tuple(text.split())),)
+
+
+CARRIERS = """
+    ssh-agent, setarch x86_64, linux32, linux64, i386, uname26, choom -n 0 --, taskset 1, unshare, script, strace,
+    ltrace, gdb --args, busybox, flock f, watch, parallel, systemd-run, runuser, su, sudo, doas, pkexec, chroot /, nsenter,
+    env, nice, ionice -c 3, chrt 1, stdbuf -o0, setsid, timeout 5, time, nohup, xargs, exec, command, builtin, entr,
+    toybox, numactl -N 0, runcon t, capsh --, systemd-inhibit, systemd-cat, systemd-nspawn, chpst -u a, softlimit,
+    envdir d, setuidgid a, cgexec -g x:y, cpulimit -l 5, daemonize, dtach -n s, proot, eatmydata, faketime now, valgrind, rr,
+    perf stat, rlwrap, tini --, dumb-init, torsocks, torify, proxychains4, sg root, sem, logsave f, sshpass -p x ssh h,
+    unbuffer, xterm -e, start-stop-daemon -S -x, dbus-launch, run0, prlimit, setpriv, bwrap, firejail, fakeroot, xvfb-run,
+    /lib64/ld-linux-x86-64.so.2, /lib/ld-linux.so.2, /lib/ld-musl-x86_64.so.1, /lib/ld64.so.2, ld.so, ld-2.31.so,
+    /usr/bin/setarch
+"""
+
+
+@pytest.mark.parametrize("carrier", [" ".join(one.split()) for one in CARRIERS.split(",")])
+def test_what_runs_another_command_is_known_to(carrier: str) -> None:
+    found = read_script(f"{carrier} rm x").commands
+    assert Command((*carrier.split(), "rm", "x"), True, carrier == "xargs") in found or UNKNOWN in found
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "sh -c 'rm x'",
+        "sg root -c 'rm x'",
+        "setarch x86_64 sh -c 'rm x'",
+        "nix-shell --run 'rm x'",
         'bash -lc "ls; rm x"',
         "eval 'rm x'",
         "eval 'r\\m' x",
