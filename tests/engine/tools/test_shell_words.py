@@ -212,15 +212,15 @@ def test_programs_whose_options_run_nothing(text: str) -> None:
 
 
 CARRIERS = """
-    ssh-agent, setarch x86_64, linux32, linux64, i386, uname26, choom -n 0 --, taskset 1, unshare, script, strace,
-    ltrace, gdb --args, busybox, flock f, watch, parallel, systemd-run, runuser, su, sudo, doas, pkexec, chroot /, nsenter,
-    env, nice, ionice -c 3, chrt 1, stdbuf -o0, setsid, timeout 5, time, nohup, xargs, exec, command, builtin, entr,
-    toybox, numactl -N 0, runcon t, capsh --, systemd-inhibit, systemd-cat, systemd-nspawn, chpst -u a, softlimit,
-    envdir d, setuidgid a, cgexec -g x:y, cpulimit -l 5, daemonize, dtach -n s, proot, eatmydata, faketime now, valgrind, rr,
-    perf stat, rlwrap, tini --, dumb-init, torsocks, torify, proxychains4, sg root, sem, logsave f, sshpass -p x ssh h,
-    unbuffer, xterm -e, start-stop-daemon -S -x, dbus-launch, run0, prlimit, setpriv, bwrap, firejail, fakeroot, xvfb-run,
-    /lib64/ld-linux-x86-64.so.2, /lib/ld-linux.so.2, /lib/ld-musl-x86_64.so.1, /lib/ld64.so.2, ld.so, ld-2.31.so,
-    /usr/bin/setarch
+    ssh-agent, setarch x86_64, linux32, linux64, i386, uname26, choom -n 0 --, taskset 1, unshare, script,
+    strace, ltrace, gdb --args, busybox, flock f, watch, parallel, systemd-run, runuser, su, sudo, doas, pkexec,
+    chroot /, nsenter, env, nice, ionice -c 3, chrt 1, stdbuf -o0, setsid, timeout 5, time, nohup, xargs, exec,
+    command, builtin, entr, toybox, numactl -N 0, runcon t, capsh --, systemd-inhibit, systemd-cat,
+    systemd-nspawn, chpst -u a, softlimit, envdir d, setuidgid a, cgexec -g x:y, cpulimit -l 5, daemonize, dtach
+    -n s, proot, eatmydata, faketime now, valgrind, rr, perf stat, rlwrap, tini --, dumb-init, torsocks, torify,
+    proxychains4, sg root, sem, logsave f, sshpass -p x ssh h, unbuffer, xterm -e, start-stop-daemon -S -x,
+    dbus-launch, run0, prlimit, setpriv, bwrap, firejail, fakeroot, xvfb-run, /lib64/ld-linux-x86-64.so.2,
+    /lib/ld-linux.so.2, /lib/ld-musl-x86_64.so.1, /lib/ld64.so.2, ld.so, ld-2.31.so, /usr/bin/setarch
 """
 
 
