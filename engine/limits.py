@@ -97,6 +97,7 @@ class Limits:
     mcp_answer_bytes: int = _bound(GIB, "bytes", "one answer of a tool server over HTTP: four times what is kept of it")
     mcp_line_values: int = _bound(65_536, "count", "values in one message of a tool server: read in 90 ms at the worst")
     mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")
+    mcp_waiting_bytes: int = _bound(8 * MIB, "bytes", "requests that a tool server has not begun to take: 8 inputs")
     mcp_messages: int = _bound(1000, "count", "messages of a tool server in a second: some 200 µs each; others wait")
     mcp_tools: int = _bound(128, "count", "tools of one server: models' services take as many in a request")
     mcp_tools_bytes: int = _bound(512 * KIB, "bytes", "schemas and descriptions of them: in each request to a model")

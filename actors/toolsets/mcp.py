@@ -30,7 +30,7 @@ from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_listing import Listing, read_listing
 from actors.toolsets.mcp_results import read_answer, strings_in, tool_result
-from actors.toolsets.mcp_stdio import Tail, open_stdio
+from actors.toolsets.mcp_stdio import Intake, Tail, open_stdio
 from engine import codec
 from engine.errors import PeerError
 from engine.limits import DEFAULT, KIB, Limits
@@ -138,6 +138,7 @@ class _Link:
         self._limits = limits
         self._inbox = Inbox(spool, self._on_noise, limits)
         self._tail = Tail()
+        self._intake = Intake()
         self._process: Process | None = None
         self._client: Client | None = None
         self._questions = Questions(limits)
@@ -196,12 +197,16 @@ class _Link:
                     self._server.command, cwd=self._server.cwd, env=self._server.env, stdin="pipe"
                 )
                 stack.push_async_callback(self._end, process)
-                streams = await stack.enter_async_context(open_stdio(process, self._inbox, self._tail, self._limits))
+                streams = await stack.enter_async_context(
+                    open_stdio(process, self._inbox, self._tail, self._limits, self._intake)
+                )
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel, reason="the connection to the tool server ends")
             if self._process is not None:
                 nursery.start_soon(self._watch, self._process)
-            client = Client(streams, nursery, self._handlers(), self._changed_lists, self._on_noise, self._drop)
+            client = Client(
+                streams, nursery, self._handlers(), self._changed_lists, self._on_noise, self._drop, self._limits
+            )
             await nursery.start(self._converse, client)
             try:
                 await client.initialize(self._capabilities())
@@ -340,12 +345,17 @@ class _Link:
             client.tell("notifications/roots/list_changed")
             await self._roots.known()
         answer: dict[str, Any] | Refused | Gone
+        began, end = trio.current_time(), trio.current_effective_deadline()
         async with trio.open_nursery() as nursery:
             with self._questions.call(context, nursery):
                 try:
                     answer = await client.request("tools/call", {"name": tool, "arguments": value}, show)
                 except (Refused, Gone) as exc:
                     answer = exc
+                except trio.Cancelled:
+                    if self._intake.since < began and trio.current_time() >= end:
+                        self._lose(self._with_last_lines("it took nothing of its input in all the time of a call"))
+                    raise
         if isinstance(answer, Refused) and not self._lost.is_set():
             return ToolResult(text=str(answer), is_error=True)
         if isinstance(answer, Exception):

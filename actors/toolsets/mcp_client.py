@@ -7,13 +7,16 @@ without anybody waiting for that. A server has as many requests of its own open 
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import orjson
 import trio
 
+from engine.limits import DEFAULT, Limits
 from engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -54,7 +57,8 @@ class Client:
 
     `handlers` answer requests of the server by method, raising Refusal for a bad one; `on_changed` is called when it
     says that its lists have changed; `on_noise` is told, in a sentence, of what was dropped. `drop` removes what is on
-    the disk of an answer that nobody takes, and says whether there was any.
+    the disk of an answer that nobody takes, and says whether there was any. Of what the transport has not taken no
+    more than `limits.mcp_waiting_bytes` of requests wait, and each no longer than for its own answer.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Client:
         on_changed: Callable[[], None],
         on_noise: Callable[[str], None],
         drop: Callable[[Any], Awaitable[bool]],
+        limits: Limits = DEFAULT,
     ) -> None:
         from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 
@@ -73,7 +78,9 @@ class Client:
         self._open: set[str] = set()
         self._drop = drop
         self._incoming = _Incoming(reading, self._asked, self._open, on_noise, drop)
-        self._dispatcher: Any = JSONRPCDispatcher(self._incoming, _Outgoing(writing, self._asked))
+        self._limits = limits
+        self._waiting: dict[str, int] = {}  # requests that the transport has not taken, and their sizes
+        self._dispatcher: Any = JSONRPCDispatcher(self._incoming, _Outgoing(writing, self._asked, self._waiting))
         self._nursery = nursery
         self._handlers = handlers
         self._on_changed = on_changed
@@ -111,14 +118,18 @@ class Client:
     async def request(
         self, method: str, params: Mapping[str, Any] | None = None, on_progress: ProgressFnT | None = None
     ) -> dict[str, Any]:
-        """The result as it came. Raises Refused, Gone. Cancelled, the server is told."""
+        """The result as it came. Raises Refused, Gone. Cancelled, the server is told if it can know of the request."""
         import mcp
 
+        size, waiting = len(orjson.dumps(params or {})), sum(self._waiting.values())
+        if waiting + size > self._limits.mcp_waiting_bytes:
+            raise Refused(f"it takes nothing: {waiting:,} bytes of other requests wait for it already")
         number = next(self._numbers)
         options: CallOptions = {"request_id": number, "cancel_on_abandon": False, "headers": self._headers}
         if on_progress is not None:
             options["on_progress"] = on_progress
         self._open.add(_key(number))
+        self._waiting[_key(number)] = size
         try:
             answer = await self._dispatcher.send_raw_request(method, params, options)
         except mcp.MCPError as exc:
@@ -127,11 +138,13 @@ class Client:
             long = await self._drop([exc.message, exc.error.data])
             raise Refused("its error has a text that is too long" if long else exc.message) from None
         except trio.Cancelled:
-            if method != "initialize":  # which the protocol does not let us cancel
+            # The protocol does not let us cancel the first one, nor what was not sent.
+            if method != "initialize" and _key(number) not in self._waiting:
                 self.tell("notifications/cancelled", {"requestId": number, "reason": "it is not waited for any more"})
             raise
         finally:
             self._open.discard(_key(number))
+            self._waiting.pop(_key(number), None)
         if not isinstance(answer, dict):
             raise Refused("the server's answer is not an object")
         return answer
@@ -144,7 +157,8 @@ class Client:
             self._on_noise(f"a message was dropped: {NOTICES_MOST} others have not been taken")
             return
         self._notices += 1
-        self._nursery.start_soon(self._notify, method, params)
+        # In a context of its own: that of the caller holds the call, with all of its run, and a notice can wait long.
+        contextvars.Context().run(self._nursery.start_soon, self._notify, method, params)
 
     async def _notify(self, method: str, params: Mapping[str, Any] | None) -> None:
         try:
@@ -248,14 +262,19 @@ class _Incoming:
 
 
 class _Outgoing:
-    def __init__(self, stream: Any, asked: set[str]) -> None:
+    """What leaves. `asked` as for what comes; `waiting` are our requests until they have left."""
+
+    def __init__(self, stream: Any, asked: set[str], waiting: dict[str, int]) -> None:
         self._stream = stream
         self._asked = asked
+        self._waiting = waiting
 
     async def send(self, item: Any) -> None:
         await self._stream.send(item)
         if getattr(item.message, "method", None) is None:
             self._asked.discard(_key(item.message.id))
+        else:
+            self._waiting.pop(_key(getattr(item.message, "id", None)), None)
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,6 +29,8 @@ _log = logging.getLogger("greenroom.mcp")
 # Of what is read at a time: with more lines than this it is looked at in slices, some 2 ms each at the worst.
 LINES_AT_ONCE: Final = 64
 SLICE_BYTES: Final = KIB
+# Written at a time: a server that takes even less of a long message in all the time of a call takes nothing.
+PIECE_BYTES: Final = 16 * KIB
 # The end of what a server wrote to its standard error: a traceback and some lines of log.
 STDERR_BYTES: Final = 16 * KIB
 
@@ -46,6 +49,14 @@ class Process(Protocol):
     @property
     def stderr(self) -> Stream | None: ...
     async def read(self) -> bytes: ...
+
+
+class Intake:
+    """What a server takes. `since` (in trio's time) it has taken nothing of what is being written to it; infinite if
+    nothing is."""
+
+    def __init__(self) -> None:
+        self.since = math.inf
 
 
 class Tail:
@@ -70,12 +81,12 @@ class Tail:
 
 @contextlib.asynccontextmanager
 async def open_stdio(
-    process: Process, inbox: Inbox, stderr: Tail, limits: Limits = DEFAULT
+    process: Process, inbox: Inbox, stderr: Tail, limits: Limits = DEFAULT, intake: Intake | None = None
 ) -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]]:
     """The streams that mcp.ClientSession takes. The process and the inbox stay their owners': they end after this.
 
-    The read stream ends when the server's output does, or when it takes no input any more. `stderr` is fed all the
-    time. At the end of the block its standard input is closed, which asks a server to end.
+    The read stream ends when the server's output does, or when its input is closed. `stderr` is fed and `intake` kept
+    all the time. At the end of the block its standard input is closed, which asks a server to end.
     """
     # Not the public ones: these carry the sender's context to the receiver, as the official transports do.
     from mcp.shared._context_streams import create_context_streams
@@ -85,7 +96,7 @@ async def open_stdio(
     writing, leaving = create_context_streams[Any](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_receive, process, inbox, arrived, LineScanner(limits))
-        nursery.start_soon(_send, process.stdin, leaving, arrived)
+        nursery.start_soon(_send, process.stdin, leaving, arrived, intake or Intake())
         if process.stderr is not None:
             nursery.start_soon(_keep, process.stderr, stderr)
         try:
@@ -99,7 +110,6 @@ async def open_stdio(
 
 async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineScanner) -> None:
     import anyio
-    from mcp.shared.message import SessionMessage
 
     arrival = inbox.arrival()
 
@@ -108,15 +118,16 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
             data = await arrival.take(event)
             try:
                 if data is not None:
-                    await arrived.send(SessionMessage(message_of(data)))
+                    assert isinstance(event, Line)
+                    await inbox.deliver(arrived, message_of(data), event.cuts)
                 elif isinstance(event, Rejected) and (refusal := refusal_of(event)) is not None:
-                    await arrived.send(SessionMessage(made(refusal)))
+                    await inbox.deliver(arrived, made(refusal))
             except NoMessage as exc:  # one of them is no reason to give up the others
                 inbox.on_noise(f"a message {exc}")
                 assert data is not None and isinstance(event, Line)
                 await inbox.drop(event.cuts)
                 if (refusal := refusal_of(Rejected(str(exc), data[:HEAD_BYTES]))) is not None:
-                    await arrived.send(SessionMessage(made(refusal)))
+                    await inbox.deliver(arrived, made(refusal))
 
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
         try:
@@ -138,11 +149,17 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
             await arrival.aclose()
 
 
-async def _send(stdin: Stream, leaving: Any, arrived: Any) -> None:
+async def _send(stdin: Stream, leaving: Any, arrived: Any, intake: Intake) -> None:
     try:
         async for message in leaving:
-            text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-            await stdin.send_all(text.encode() + b"\n")
+            data = message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+            # All that is held of a call while the server does not take it, or until the next message.
+            leaving.last_context = message = None
+            for begin in range(0, len(data), PIECE_BYTES):
+                intake.since = trio.current_time()
+                await stdin.send_all(data[begin : begin + PIECE_BYTES])
+            intake.since = math.inf
+            data = b""
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         # The client is to see the end now, and not wait for answers to what was not sent.
         arrived.close()
