@@ -264,7 +264,10 @@ class Cell:
         """Handle one message after the other until the mailbox is closed."""
         burst = 0
         while (envelope := await self._mailbox.get()) is not None:
-            await self._handle(envelope)
+            if self._asked is None:
+                await self._handle(envelope)
+            elif envelope.reply is not None:  # handed over in the moment before the stop: it was not begun either
+                envelope.reply.fail(self.died())
             del envelope  # an idle actor keeps nothing of its last message, nor of the answer
             burst += 1
             if burst == BURST:  # neither get nor the handler needs to have been a checkpoint

@@ -102,6 +102,7 @@ class SessionRef(Ref):
         await self._do(BeginNext())
 
     async def _do(self, message: object) -> Any:
+        self._session.use()  # from now on, not from when it comes to be handled: it must not be unloaded in between
         # No deadline here: a start may first join an old run, whose tools have their time to end.
         answer = await self._ask(message, timeout=None)
         if isinstance(answer, DecodeError):

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from actors._actor import BURST, Actor, Cell, open_actor
-from actors._ask import ActorDied
+from actors._ask import ActorDied, Envelope, Reply
 from actors._statistics import Outcome
 from tests.actors.probe import Probe, ProbeRef, crash, forever, nothing, seconds, until, value
 
@@ -52,6 +52,20 @@ async def test_what_the_body_raises_comes_out_as_it_is_after_an_orderly_stop() -
         async with open_actor(probe, "root"):
             raise KeyError("mine")
     assert probe.log == ["root:start", "root:stopping", "root:stop"]
+
+
+async def test_a_message_handed_over_in_the_moment_of_the_stop_is_not_begun() -> None:
+    probe = Probe()
+    async with open_actor(probe, "root") as ref:
+        await trio.testing.wait_all_tasks_blocked()
+        asked, told = Reply(), Envelope("told", None)
+        await probe.cell.deliver(Envelope("asked", asked))
+        await probe.cell.deliver(told)
+        probe.cell.request_stop("enough")
+        await asked.wait()
+        with pytest.raises(ActorDied, match="root has ended: enough"):
+            asked.result()
+        assert ref.statistics().handled == 0
 
 
 async def test_messages_are_handled_one_at_a_time_in_order() -> None:

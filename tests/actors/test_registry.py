@@ -409,6 +409,29 @@ async def test_of_too_many_idle_sessions_the_longest_idle_leave(staged: Staged) 
         assert (await run.wait()).status == "completed"
 
 
+async def test_a_session_of_a_crowd_is_not_unloaded_while_it_is_asked(staged: Staged) -> None:
+    async with staged(idle_sessions_max=1) as stage, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            while True:
+                call = await stage.models.call()
+                call.text("fine")
+                call.end()
+
+        async def talk() -> None:
+            for _ in range(5):
+                session = await stage.engine.create_session()
+                for _ in range(2):
+                    run = await session.start("hello")
+                    assert (await run.wait()).status == "completed"
+
+        nursery.start_soon(answer)
+        async with trio.open_nursery() as talks:
+            for _ in range(30):
+                talks.start_soon(talk)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_watched_session_stays(staged: Staged) -> None:
     async with staged(passivate_after=0.02) as stage:
         session, other = [await stage.registry.create_session(NewSession()) for _ in range(2)]
