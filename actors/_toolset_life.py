@@ -100,6 +100,9 @@ class ToolsetLife:
         self._watch = trio.CancelScope()
         self._calls: set[trio.CancelScope] = set()
         self._free = trio.Event()  # no call is left
+        self._reopening = trio.Lock()  # it is being closed to be opened again
+        self._asked = 0  # times that this was asked for, and those of them that it was closed for
+        self._closed_for = 0
         self._failed_at = -math.inf
         self._began_at = 0.0  # the first attempt
         self._untried = False  # the first attempt has not failed yet
@@ -167,6 +170,25 @@ class ToolsetLife:
             await self._news.wait()
         self._become("stopped")
         self._failed_at = -math.inf
+
+    async def reopen(self, renew: Callable[[], None]) -> None:
+        """Close it and open it again; returns to every caller when it has been opened after its call, or could not be.
+        Those that come together are one; one that comes while it opens begins anew. `renew` is called before a close.
+        """
+        self._asked += 1
+        mine = self._asked
+        async with self._reopening:
+            if self._closed_for < mine:  # not by one that came before, and closed it after this came
+                renew()
+                await self.stop()
+                self._closed_for = self._asked
+                self.want()
+        while True:
+            present = self._closed_for
+            await self.ready()
+            async with self._reopening:  # a later one may have ended this opening: what comes of that one holds
+                if present == self._closed_for:
+                    return
 
     # ------------------------------------------------------------ the owner
     async def run(self) -> NoReturn:

@@ -201,10 +201,7 @@ class ToolsetActor(Actor):
         return tuple(attrs.evolve(spec, name=self._full(name)) for name, spec in life.tools.items())
 
     async def _again(self) -> ToolsetStatus:
-        if isinstance(self._toolset, Renewable):
-            self._toolset.renew()
-        await self._life.stop()
-        await self._life.ready()
+        await self._life.reopen(self._toolset.renew if isinstance(self._toolset, Renewable) else lambda: None)
         return self._status()
 
     # ------------------------------------------------------------ calls

@@ -486,6 +486,48 @@ async def test_a_restart_on_request() -> None:
         assert await echo(ref) == "echo"
 
 
+async def test_restarts_at_once_and_in_each_others_way_all_tell_what_came_of_it(autojump_clock: MockClock) -> None:
+    """Those that come together are one; one that comes while it opens begins anew, and holds for all."""
+    server = Server()
+    async with alive(server) as ref:
+        await echo(ref)
+        server.delay = 5.0
+        states: list[str] = []
+
+        async def restart() -> None:
+            states.append((await ref.restart()).state)
+
+        began = trio.current_time()
+        async with trio.open_nursery() as several:
+            for _ in range(8):
+                several.start_soon(restart)
+        assert states == ["ready"] * 8
+        assert server.log == ["open", "close", "open"] and trio.current_time() - began == 5
+        states.clear()
+        async with trio.open_nursery() as several:
+            for pause in (0, 0, 2, 2, 4, 0):
+                await trio.sleep(pause)
+                several.start_soon(restart)
+        assert states == ["ready"] * 6
+        assert server.log[3:] == ["close", "open"] * 4 and trio.current_time() - began == 5 + 8 + 5
+
+
+async def test_a_restart_of_what_cannot_start_says_so_to_all(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with alive(server) as ref:
+        await echo(ref)
+        server.fails = 100
+        states: list[str] = []
+
+        async def restart() -> None:
+            states.append((await ref.restart()).state)
+
+        async with trio.open_nursery() as several:
+            for _ in range(8):
+                several.start_soon(restart)
+        assert states == ["failed"] * 8
+
+
 async def test_the_end_of_the_actor_closes_it_in_any_state(mock_clock: MockClock) -> None:
     for prepare in ("connect", "backoff", "call"):
         server = Server()
