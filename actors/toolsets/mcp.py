@@ -25,11 +25,11 @@ from actors._spool import ToolsetSpool
 from actors._toolset_life import News, Preview
 from actors.logs import hide
 from actors.toolsets.mcp_calls import Questions, Roots
-from actors.toolsets.mcp_client import Client, Gone, Handler, Refused
+from actors.toolsets.mcp_client import Client, Gone, Handler, Refused, Result
 from actors.toolsets.mcp_http import open_http
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_listing import Listing, read_listing
-from actors.toolsets.mcp_results import read_answer, strings_in, tool_result
+from actors.toolsets.mcp_results import read_answer, tool_result
 from actors.toolsets.mcp_stdio import Intake, Tail, open_stdio
 from engine import codec
 from engine.errors import PeerError
@@ -198,14 +198,14 @@ class _Link:
                 )
                 stack.push_async_callback(self._end, process)
                 streams = await stack.enter_async_context(
-                    open_stdio(process, self._inbox, self._tail, self._limits, self._intake)
+                    open_stdio(process, self._inbox, self._tail, self._limits, self._intake, self._lose)
                 )
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel, reason="the connection to the tool server ends")
             if self._process is not None:
                 nursery.start_soon(self._watch, self._process)
             client = Client(
-                streams, nursery, self._handlers(), self._changed_lists, self._on_noise, self._drop, self._limits
+                streams, nursery, self._handlers(), self._changed_lists, self._on_noise, self._inbox, self._limits
             )
             await nursery.start(self._converse, client)
             try:
@@ -285,13 +285,6 @@ class _Link:
         self._noise = what[:_STDERR_BYTES]
         _log.debug("from a tool server: %s", self._noise)
 
-    async def _drop(self, answer: Any) -> bool:
-        """Remove what an answer has on the disk; whether it had any."""
-        held = self._inbox.find(strings_in(answer))
-        if held is not None:
-            await held.aclose()
-        return held is not None
-
     def _changed_lists(self) -> None:
         self._changed.set()
 
@@ -344,24 +337,26 @@ class _Link:
         if self._roots.offered and self._roots.use(context.cwd):
             client.tell("notifications/roots/list_changed")
             await self._roots.known()
-        answer: dict[str, Any] | Refused | Gone
+        answer: Result | Refused | Gone
         began, end = trio.current_time(), trio.current_effective_deadline()
-        async with trio.open_nursery() as nursery:
-            with self._questions.call(context, nursery):
-                try:
-                    answer = await client.request("tools/call", {"name": tool, "arguments": value}, show)
-                except (Refused, Gone) as exc:
-                    answer = exc
-                except trio.Cancelled:
-                    if self._intake.since < began and trio.current_time() >= end:
-                        self._lose(self._with_last_lines("it took nothing of its input in all the time of a call"))
-                    raise
+        async with contextlib.AsyncExitStack() as stack:
+            async with trio.open_nursery() as nursery:
+                with self._questions.call(context, nursery):
+                    asking = client.request("tools/call", {"name": tool, "arguments": value}, show)
+                    try:
+                        answer = await stack.enter_async_context(asking)
+                    except (Refused, Gone) as exc:
+                        answer = exc
+                    except trio.Cancelled:
+                        if self._intake.since < began and trio.current_time() >= end:
+                            self._lose(self._with_last_lines("it took nothing of its input in all the time of a call"))
+                        raise
+            return await self._result(answer)
+
+    async def _result(self, answer: Result | Refused | Gone) -> ToolResult:
         if isinstance(answer, Refused) and not self._lost.is_set():
             return ToolResult(text=str(answer), is_error=True)
         if isinstance(answer, Exception):
             await self._lost.wait()  # its last words come at once or not at all
             return ToolResult(text=f"The tool server broke off in the call: {self.broken}", is_error=True)
-        try:
-            return await tool_result(read_answer(answer), self._inbox, self._spool)
-        finally:
-            await self._drop(answer)  # also what no part of a result has, or what a wrong one has
+        return await tool_result(read_answer(answer.result), self._inbox, self._spool)

@@ -12,8 +12,8 @@ from actors.toolsets.mcp_messages import message_of
 from actors.toolsets.mcp_socket import Answer, Broken
 from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.reading import NoMessage
-from engine.mcp.scanner import Document, Event, Line, Rejected
-from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner
+from engine.mcp.scanner import NO_CUTS, Cuts, Document, Event, Line, Rejected
+from engine.mcp.sse import BrokenEvents, EventEnd, EventScanner, line_ends
 
 # Seconds before a stream that broke off is asked for again: the server's, within bounds, or the first.
 RESUME_FIRST: Final = 1.0
@@ -35,7 +35,7 @@ class Reader:
     """The answer to request `wanted` (None: there is none) in the responses that bring it, one after the other."""
 
     def __init__(
-        self, wanted: Any, deliver: Callable[[Any], Awaitable[None]], inbox: Inbox, limits: Limits = DEFAULT
+        self, wanted: Any, deliver: Callable[[Any, Cuts], Awaitable[None]], inbox: Inbox, limits: Limits = DEFAULT
     ) -> None:
         self._wanted = wanted
         self._deliver = deliver
@@ -72,7 +72,7 @@ class Reader:
         self.why = "the stream ended without an answer"
         try:
             while data := await self._receive(answer):
-                lines = data.count(b"\n")
+                lines = line_ends(data)
                 step = len(data)
                 if lines > _FLOOD_LINES:
                     step = _FLOOD_BYTES
@@ -117,10 +117,11 @@ class Reader:
             return
         self.count += 1
         if not self._is_answer(message):
-            await self._deliver(message)
+            await self._deliver(message, NO_CUTS)
         elif self._is_awaited(message):
             self.answered = True
-            await self._deliver(message)
+            assert isinstance(event, Line)
+            await self._deliver(message, event.cuts)
         else:
             await self._drop(event, "an answer to nothing that was asked there")
 

@@ -7,16 +7,20 @@ without anybody waiting for that. A server has as many requests of its own open 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import attrs
 import orjson
 import trio
 
+from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import DEFAULT, Limits
+from engine.mcp.scanner import NO_CUTS, Cuts
 from engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -52,12 +56,20 @@ class Gone(Exception):
     """The connection has ended."""
 
 
+@attrs.frozen(slots=True)
+class Result:
+    """`cuts` are the long strings of it."""
+
+    result: dict[str, Any]
+    cuts: Cuts
+
+
 class Client:
     """On the streams of a transport. `run` it in `nursery`, and it is of use from its start on.
 
     `handlers` answer requests of the server by method, raising Refusal for a bad one; `on_changed` is called when it
-    says that its lists have changed; `on_noise` is told, in a sentence, of what was dropped. `drop` removes what is on
-    the disk of an answer that nobody takes, and says whether there was any. Of what the transport has not taken no
+    says that its lists have changed; `on_noise` is told, in a sentence, of what was dropped. The inbox is the
+    transport's, and stays its owner's. Of what the transport has not taken no
     more than `limits.mcp_waiting_bytes` of requests wait, and each no longer than for its own answer.
     """
 
@@ -68,16 +80,16 @@ class Client:
         handlers: Mapping[str, Handler],
         on_changed: Callable[[], None],
         on_noise: Callable[[str], None],
-        drop: Callable[[Any], Awaitable[bool]],
+        inbox: Inbox,
         limits: Limits = DEFAULT,
     ) -> None:
         from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 
         reading, writing = streams
         self._asked: set[str] = set()
-        self._open: set[str] = set()
-        self._drop = drop
-        self._incoming = _Incoming(reading, self._asked, self._open, on_noise, drop)
+        self._open: dict[str, Cuts | None] = {}
+        self._inbox = inbox
+        self._incoming = _Incoming(reading, self._asked, self._open, on_noise, inbox)
         self._limits = limits
         self._waiting: dict[str, int] = {}  # requests that the transport has not taken, and their sizes
         self._dispatcher: Any = JSONRPCDispatcher(self._incoming, _Outgoing(writing, self._asked, self._waiting))
@@ -99,28 +111,26 @@ class Client:
         """Raises Refused, Gone."""
         from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 
-        answer = await self.request(
-            "initialize",
-            {
-                "protocolVersion": LATEST_HANDSHAKE_VERSION,
-                "capabilities": dict(capabilities),
-                "clientInfo": {"name": "greenroom", "version": VERSION},
-            },
-        )
-        await self._drop(answer)  # of which nothing long is used
-        version, offered = answer.get("protocolVersion"), answer.get("capabilities")
-        if version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            raise Refused(f"it speaks no version of the protocol that is known here: {str(version)[:_VERSION_SHOWN]!r}")
+        params = {
+            "protocolVersion": LATEST_HANDSHAKE_VERSION,
+            "capabilities": dict(capabilities),
+            "clientInfo": {"name": "greenroom", "version": VERSION},
+        }
+        async with self.request("initialize", params) as answer:
+            version, offered = answer.result.get("protocolVersion"), answer.result.get("capabilities")
+            if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+                shown = "a long text" if answer.cuts.among(version) else repr(str(version)[:_VERSION_SHOWN])
+                raise Refused(f"it speaks no version of the protocol that is known here: {shown}")
         self._headers = {_VERSION_HEADER: version}
         self.offered = offered if isinstance(offered, dict) else {}
         await self._dispatcher.notify("notifications/initialized", None, {"headers": self._headers})
 
+    @contextlib.asynccontextmanager
     async def request(
         self, method: str, params: Mapping[str, Any] | None = None, on_progress: ProgressFnT | None = None
-    ) -> dict[str, Any]:
-        """The result as it came. Raises Refused, Gone. Cancelled, the server is told if it can know of the request."""
-        import mcp
-
+    ) -> AsyncIterator[Result]:
+        """The result as it came, until the block ends: what lies in the inbox of it and was not taken there is removed
+        then. Raises Refused, Gone. Cancelled before it has come, the server is told if it can know of the request."""
         size, waiting = len(orjson.dumps(params or {})), sum(self._waiting.values())
         if waiting + size > self._limits.mcp_waiting_bytes:
             raise Refused(f"it takes nothing: {waiting:,} bytes of other requests wait for it already")
@@ -128,23 +138,40 @@ class Client:
         options: CallOptions = {"request_id": number, "cancel_on_abandon": False, "headers": self._headers}
         if on_progress is not None:
             options["on_progress"] = on_progress
-        self._open.add(_key(number))
-        self._waiting[_key(number)] = size
+        key = _key(number)
+        self._open[key] = None
+        self._waiting[key] = size
+        cuts: Cuts | None = None
+        try:
+            try:
+                answer = await self._answered(number, method, params, options)
+            finally:
+                self._waiting.pop(key, None)
+                cuts = self._open.pop(key)
+            yield Result(answer, cuts or NO_CUTS)
+        finally:
+            if cuts is not None:
+                await self._inbox.drop(cuts)
+
+    async def _answered(
+        self, number: int, method: str, params: Mapping[str, Any] | None, options: CallOptions
+    ) -> dict[str, Any]:
+        import mcp
+
         try:
             answer = await self._dispatcher.send_raw_request(method, params, options)
         except mcp.MCPError as exc:
             if self._incoming.ended:
                 raise Gone from None
-            long = await self._drop([exc.message, exc.error.data])
-            raise Refused("its error has a text that is too long" if long else exc.message) from None
+            held = self._inbox.take(self._open[_key(number)] or NO_CUTS)
+            said = held.plain(exc.message)
+            await held.aclose()
+            raise Refused(said) from None
         except trio.Cancelled:
             # The protocol does not let us cancel the first one, nor what was not sent.
             if method != "initialize" and _key(number) not in self._waiting:
                 self.tell("notifications/cancelled", {"requestId": number, "reason": "it is not waited for any more"})
             raise
-        finally:
-            self._open.discard(_key(number))
-            self._waiting.pop(_key(number), None)
         if not isinstance(answer, dict):
             raise Refused("the server's answer is not an object")
         return answer
@@ -191,21 +218,21 @@ class Refusal(Exception):
 
 class _Incoming:
     """What comes, without what nobody looks at. `asked` are the server's requests that have no answer yet, `open` are
-    ours."""
+    ours, with what the inbox has of their answer as soon as that has come."""
 
     def __init__(
         self,
         stream: Any,
         asked: set[str],
-        open: set[str],
+        open: dict[str, Cuts | None],
         on_noise: Callable[[str], None],
-        drop: Callable[[Any], Awaitable[bool]],
+        inbox: Inbox,
     ) -> None:
         self._stream = stream
         self._asked = asked
         self._open = open
         self._on_noise = on_noise
-        self._drop = drop
+        self._inbox = inbox
         self.ended = False
 
     @property
@@ -223,18 +250,19 @@ class _Incoming:
             except BaseException:
                 self.ended = True
                 raise
-            if not isinstance(item, Exception) and await self._passes(item.message):
+            if not isinstance(item, Exception) and await self._passes(item.message, item.cuts):
                 return item
 
-    async def _passes(self, message: Any) -> bool:
+    async def _passes(self, message: Any, cuts: Cuts) -> bool:
         method = getattr(message, "method", None)
         if method is None:
-            if _key(message.id) in self._open:
+            key = _key(message.id)
+            if key in self._open and self._open[key] is None:
+                self._open[key] = cuts
                 return True
             # Such as that to a call which was cancelled: it would lie on the disk for nobody.
             self._on_noise("an answer to nothing that is waited for")
-            error = getattr(message, "error", None)
-            await self._drop(message.result if error is None else [error.message, error.data])
+            await self._inbox.drop(cuts)
             return False
         number = getattr(message, "id", None)
         if number is None:

@@ -25,6 +25,7 @@ from actors.toolsets.mcp_answers import RESUME_FIRST, RESUME_LONGEST, Failed, Re
 from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_socket import Answer, Broken, Peer
 from engine.limits import DEFAULT, KIB, Limits
+from engine.mcp.scanner import NO_CUTS, Cuts
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -249,13 +250,12 @@ class _Connection:
             await trio.sleep(max(wait, reader.wait))
 
     # ------------------------------------------------------------ parts
-    async def _deliver(self, message: Any) -> None:
+    async def _deliver(self, message: Any, cuts: Cuts = NO_CUTS) -> None:
         """To the client, which takes its time; if it is gone, nobody misses it."""
         import anyio
-        from mcp.shared.message import SessionMessage
 
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await self._arrived.send(SessionMessage(message))
+            await self._inbox.deliver(self._arrived, message, cuts)
 
     def _headers(self, extra: Mapping[str, str]) -> dict[str, str]:
         headers = {"accept": f"{_JSON}, {_EVENTS}", "content-type": _JSON}

@@ -2,7 +2,8 @@
 
 The scanner (engine.mcp.scanner) cuts long strings out of a message while it arrives; here their text goes to one spool
 file a message, unescaped. The message, with markers in the place of the strings, goes its way through the official
-client; who gets its result finds by a marker what it stands for (`find`), and closes what it has found.
+client; who gets its result finds by a marker what it stands for (`find`), and closes what it has found. Who has asked
+for it removes what was not found (`drop`), in the end, whatever it was.
 
 What a disk or a bound does not let us keep is missing at the end of a string; it is counted to its end all the same.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
+import attrs
 import orjson
 import trio
 
@@ -21,7 +23,7 @@ from engine.errors import PeerError
 from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.pace import Pace
 from engine.mcp.reading import NoMessage, parse_json
-from engine.mcp.scanner import Cuts, Event, Line, Piece, Rejected
+from engine.mcp.scanner import NO_CUTS, Cuts, Event, Line, Piece, Rejected
 from engine.mcp.unescape import Base64, Unescape
 from engine.tools.output import OutputCollector
 
@@ -30,6 +32,18 @@ from engine.tools.output import OutputCollector
 HELD_MOST: Final = 64
 # Read back from the disk at a time (see engine.tools.output.BATCH_BYTES).
 BLOCK_BYTES: Final = 256 * KIB
+# Of a long string in memory: for where a line of a name is shown, or of an error.
+HEAD_BYTES: Final = 500
+
+
+@attrs.define(slots=True)
+class Arrived:
+    """A message on its way to the client, which takes it as one of its own (mcp.shared.message.SessionMessage). `cuts`
+    are what lies here of it."""
+
+    message: Any
+    cuts: Cuts = NO_CUTS
+    metadata: None = None
 
 
 class Cut:
@@ -40,6 +54,7 @@ class Cut:
         self._writer = writer
         self._offset = offset
         self.size = 0
+        self.head = b""
         self.lost: str | None = None
         self.missed = 0
         self.line_feeds = 0
@@ -100,6 +115,14 @@ class Held:
             file, self.writer = self.writer.file, None
         return Collected(self.shown.result(file.handle if file is not None else None), self.shown.size, file)
 
+    def plain(self, text: str, most: int | None = None) -> str:
+        """The first `most` characters of the string. Of one with a marker as many of its beginning as are in memory,
+        and its size."""
+        cut = self.find(text)
+        if cut is None:
+            return text[:most]
+        return f"{cut.head.decode(errors='ignore')[:most]}… ({cut.size + cut.missed:,} bytes)"
+
     def find(self, text: str) -> Cut | None:
         """What the string stands for; None if it is itself."""
         try:
@@ -110,9 +133,13 @@ class Held:
 
     async def aclose(self) -> None:
         """Idempotent, shielded."""
-        writer, self.writer = self.writer, None
         self.cuts = []
         self.names = Cuts()
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Remove the texts; that they were there is still known."""
+        writer, self.writer = self.writer, None
         if writer is not None:
             await writer.discard()
 
@@ -148,11 +175,21 @@ class Inbox:
                     return held
         return None
 
+    def take(self, cuts: Cuts) -> Held:
+        """What lies here of a message with these cuts, now the caller's to close."""
+        return self._held.pop(cuts.prefix, None) or Held()
+
     async def drop(self, cuts: Cuts) -> None:
         """Remove what of a message with these cuts lies here."""
-        held = self._held.pop(cuts.prefix, None)
-        if held is not None:
-            await held.aclose()
+        await self.take(cuts).aclose()
+
+    async def deliver(self, stream: Any, message: Any, cuts: Cuts = NO_CUTS) -> None:
+        """To the client, whose what lies here is from then on; if it does not take it, nobody will."""
+        try:
+            await stream.send(Arrived(message, cuts))
+        except BaseException:
+            await self.drop(cuts)
+            raise
 
     async def hold(self, held: Held) -> None:
         self._held[held.names.prefix] = held
@@ -213,7 +250,7 @@ class Arrival:
         if not isinstance(message, dict) or "method" in message:
             await self._drop("a message that is no answer has a string that is too long")
             # A request is refused by whoever misses what it is about: the server does not wait for ever.
-            if isinstance(message, dict) and "id" in message:
+            if isinstance(message, dict) and "id" in message and not cuts.among(message["id"], message["method"]):
                 return orjson.dumps({key: message.get(key) for key in ("jsonrpc", "id", "method")})
             return None
         held, self._open = self._open, Held()
@@ -240,6 +277,7 @@ class Arrival:
         self._block.clear()
         if not data:
             return
+        cut.head += data[: HEAD_BYTES - len(cut.head)]
         if cut is self._open.cuts[0]:
             self._open.shown = self._open.shown or OutputCollector(self._inbox.limits, writes=False)
             self._open.shown.feed(data)

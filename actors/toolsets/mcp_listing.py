@@ -120,16 +120,16 @@ class _Reading:
         cursor: str | None = None
         left = ENTRIES_MOST
         for _ in range(self._limits.mcp_pages):
-            page = await self._client.request(f"{kind}/list", None if cursor is None else {"cursor": cursor})
-            entries = page.get(kind)
-            held = self._inbox.find(strings_in(page))
+            params = None if cursor is None else {"cursor": cursor}
+            async with self._client.request(f"{kind}/list", params) as page:
+                held = self._inbox.take(page.cuts)  # of which nothing is read
+                await held.forget()
+            entries = page.result.get(kind)
             if not isinstance(entries, list):
                 self.troubles.add(f"its list of {kind} is none", of_all=True)
-                if held is not None:
-                    await held.aclose()
                 return
-            following = page.get("nextCursor")
-            leads = isinstance(following, str) and following != cursor and (held is None or not held.find(following))
+            following = page.result.get("nextCursor")
+            leads = isinstance(following, str) and following != cursor and not held.find(following)
             try:
                 for entry in entries:
                     if not left:
@@ -139,9 +139,6 @@ class _Reading:
             except _Full as exc:
                 self.troubles.add(str(exc), of_all=True)
                 return
-            finally:
-                if held is not None:
-                    await held.aclose()
             if not following:
                 return
             if not leads:
@@ -150,17 +147,15 @@ class _Reading:
             cursor = following
         self.troubles.add(f"its {kind} have more than {self._limits.mcp_pages} pages", of_all=True)
 
-    def _take(self, entry: Any, held: Held | None, take: Take) -> None:
+    def _take(self, entry: Any, held: Held, take: Take) -> None:
         if not isinstance(entry, dict):
             self.troubles.add("an entry of a list is not an object")
             return
         fault: str | None = "has a string that is too long"
-        if held is None or not any(held.find(text) for text in strings_in(entry)):
+        if not any(held.find(text) for text in strings_in(entry)):
             fault = take(entry)
         if fault is not None:
-            name = str(entry.get("name"))
-            shown = "(a long name)" if held is not None and held.find(name) else repr(name[:_NAME_SHOWN])
-            self.troubles.add(f"{shown} {fault}")
+            self.troubles.add(f"{held.plain(str(entry.get('name')), _NAME_SHOWN)!r} {fault}")
 
 
 class _Tools:

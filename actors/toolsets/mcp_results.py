@@ -192,7 +192,4 @@ def _without_cuts(value: Any, held: Held) -> Any:
 
 
 def _label(text: str, held: Held) -> str:
-    cut = held.find(text)
-    if cut is not None:
-        return f"(a name of {cut.size + cut.missed:,} bytes)"
-    return text.encode(errors="replace").decode()[:_LABEL_CHARACTERS]
+    return held.plain(text, _LABEL_CHARACTERS).encode(errors="replace").decode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -18,7 +18,7 @@ from actors.toolsets.mcp_inbox import Inbox
 from actors.toolsets.mcp_messages import made, message_of
 from engine.limits import DEFAULT, KIB, Limits
 from engine.mcp.reading import NoMessage, refusal_of
-from engine.mcp.scanner import HEAD_BYTES, Event, Line, LineScanner, Rejected
+from engine.mcp.scanner import HEAD_BYTES, Endless, Event, Line, LineScanner, Rejected
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -81,11 +81,17 @@ class Tail:
 
 @contextlib.asynccontextmanager
 async def open_stdio(
-    process: Process, inbox: Inbox, stderr: Tail, limits: Limits = DEFAULT, intake: Intake | None = None
+    process: Process,
+    inbox: Inbox,
+    stderr: Tail,
+    limits: Limits = DEFAULT,
+    intake: Intake | None = None,
+    on_lost: Callable[[str], None] | None = None,
 ) -> AsyncIterator[tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]]:
     """The streams that mcp.ClientSession takes. The process and the inbox stay their owners': they end after this.
 
-    The read stream ends when the server's output does, or when its input is closed. `stderr` is fed and `intake` kept
+    The read stream ends when the server's output does, or when its input is closed, or with a message that has no end,
+    of which `on_lost` is told. `stderr` is fed and `intake` kept
     all the time. At the end of the block its standard input is closed, which asks a server to end.
     """
     # Not the public ones: these carry the sender's context to the receiver, as the official transports do.
@@ -95,7 +101,7 @@ async def open_stdio(
     arrived, reading = create_context_streams[Any](0)
     writing, leaving = create_context_streams[Any](0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_receive, process, inbox, arrived, LineScanner(limits))
+        nursery.start_soon(_receive, process, inbox, arrived, LineScanner(limits), on_lost)
         nursery.start_soon(_send, process.stdin, leaving, arrived, intake or Intake())
         if process.stderr is not None:
             nursery.start_soon(_keep, process.stderr, stderr)
@@ -108,7 +114,9 @@ async def open_stdio(
             await trio.aclose_forcefully(process.stdin)  # type: ignore[arg-type]
 
 
-async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineScanner) -> None:
+async def _receive(
+    process: Process, inbox: Inbox, arrived: Any, scanner: LineScanner, on_lost: Callable[[str], None] | None
+) -> None:
     import anyio
 
     arrival = inbox.arrival()
@@ -142,6 +150,9 @@ async def _receive(process: Process, inbox: Inbox, arrived: Any, scanner: LineSc
                 else:
                     await take(scanner.feed(data))
             await take(scanner.finish())
+        except Endless as exc:
+            if on_lost is not None:
+                on_lost(str(exc))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             _log.debug("the output of a tool server broke off", exc_info=True)
         finally:

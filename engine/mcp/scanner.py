@@ -73,6 +73,10 @@ class Cuts:
             return int(index)
         raise ValueError("a string looks like a marker of a cut")
 
+    def among(self, *values: object) -> bool:
+        """Whether one of the values is a string that is not itself."""
+        return bool(self.sizes) and any(isinstance(value, str) and value.startswith(self.prefix) for value in values)
+
 
 NO_CUTS: Final = Cuts()
 
@@ -94,6 +98,10 @@ class Rejected:
 
 
 Event = Piece | Line | Rejected
+
+
+class Endless(Exception):
+    """A line has more bytes than any may have: nothing that comes after it is waited for."""
 
 
 class Document:
@@ -250,6 +258,8 @@ class Document:
 
     def _reject(self, reason: str, events: list[Event], data: bytes = b"") -> None:
         head = bytes(self._kept[:HEAD_BYTES])
+        if self._prefix:  # a marker is not shown, and none begins where the head ends
+            head = head[: 1 + head.rfind(b'"')].replace(self._prefix.encode(), b"")
         events.append(Rejected(reason, head + data[: HEAD_BYTES - len(head)]))
         self._rejected = True
         self._kept = bytearray()
@@ -260,10 +270,14 @@ class LineScanner:
     `limits.tool_memory_bytes`, whatever comes. `nonce` is for tests."""
 
     def __init__(self, limits: Limits = DEFAULT, nonce: Callable[[], str] | None = None) -> None:
+        self._limits = limits
+        self._size = 0  # of the line that has not ended
         self._document = Document(limits, nonce)
 
     def feed(self, data: bytes) -> list[Event]:
-        """Events of the bytes that came, in order. Blank lines have none."""
+        """Events of the bytes that came, in order. Blank lines have none. Raises Endless for a line of more than
+        `limits.mcp_answer_bytes`, rejected or not; the events of what it was fed with are lost, and it is of no use
+        any more."""
         events: list[Event] = []
         position = 0
         while (end := data.find(b"\n", position)) >= 0:
@@ -271,6 +285,9 @@ class LineScanner:
             events += self._document.feed(data[position:end])
             events += self._document.finish()
             position = end + 1
+        self._size = len(data) - position + (0 if position else self._size)
+        if self._size > self._limits.mcp_answer_bytes:
+            raise Endless(f"one of its messages has more than {self._limits.mcp_answer_bytes:,} bytes")
         events += self._document.feed(data[position:] if position else data)
         return events
 

@@ -18,6 +18,7 @@ import trio
 from mcp.shared._context_streams import create_context_streams
 
 from actors.toolsets.mcp_client import Client, Refused
+from actors.toolsets.mcp_inbox import Inbox
 from engine.limits import KIB
 from engine.tools.spec import Answer, Question
 from tests.actors.processes import until
@@ -112,19 +113,21 @@ async def untaken(most: int) -> AsyncIterator[Client]:
     """On a transport that takes nothing."""
     arrived, reading = create_context_streams[Any](0)
     writing, leaving = create_context_streams[Any](0)
-
-    async def drop(answer: Any) -> bool:
-        return False
-
     limits = attrs.evolve(LIMITS, mcp_waiting_bytes=most)
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
-            client = Client((reading, writing), nursery, {}, lambda: None, lambda what: None, drop, limits)
+            inbox = Inbox(None, print)  # type: ignore[arg-type]
+            client = Client((reading, writing), nursery, {}, lambda: None, print, inbox, limits)
             await nursery.start(client.run)
             yield client
             nursery.cancel_scope.cancel()
     for stream in (arrived, leaving):
         stream.close()
+
+
+async def request(client: Client, size: int) -> None:
+    async with client.request("x", sized(size)):
+        raise AssertionError("nothing is answered")
 
 
 def sized(size: int) -> dict[str, Any]:
@@ -136,14 +139,14 @@ def sized(size: int) -> dict[str, Any]:
 
 async def test_requests_wait_up_to_the_bound_and_not_a_byte_more() -> None:
     async with untaken(100) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(client.request, "x", sized(60))
+        nursery.start_soon(request, client, 60)
         await until(lambda: len(client._waiting) == 1)
         with pytest.raises(Refused, match="60 bytes of other requests wait"):
-            await client.request("x", sized(41))
-        nursery.start_soon(client.request, "x", sized(40))
+            await request(client, 41)
+        nursery.start_soon(request, client, 40)
         await until(lambda: len(client._waiting) == 2)
         with pytest.raises(Refused, match="100 bytes of other requests wait"):
-            await client.request("x")
+            await request(client, len('{"a":""}'))
         nursery.cancel_scope.cancel()
 
 
@@ -151,7 +154,7 @@ async def test_a_request_that_is_cancelled_makes_room() -> None:
     async with untaken(100) as client:
         for _ in range(3):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.request, "x", sized(100))
+                nursery.start_soon(request, client, 100)
                 await until(lambda: len(client._waiting) == 1)
                 nursery.cancel_scope.cancel()
             assert not client._waiting and client._notices == 0
