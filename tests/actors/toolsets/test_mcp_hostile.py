@@ -77,7 +77,8 @@ async def test_an_output_that_is_closed_by_one_that_lives_on(tmp_path: Path) -> 
 GARBAGE = [
     "no JSON at all", "{", "[]", "null", '"text"', "\x00\x01\ufffd", '{"jsonrpc":"2.0"}',
     '{"jsonrpc":"1.0","id":1,"result":{}}',
-    '{"jsonrpc":"2.0","id":4711,"result":"text"}', '{"jsonrpc":"2.0","id":{},"result":{}}', '{"jsonrpc":"2.0","method":7}',
+    '{"jsonrpc":"2.0","id":4711,"result":"text"}', '{"jsonrpc":"2.0","id":{},"result":{}}',
+    '{"jsonrpc":"2.0","method":7}',
     '{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}', '{"jsonrpc":"2.0","id":[1],"method":"ping"}',
     "[" * 1000, '{"a":' * 1000, NOTICE, '{"jsonrpc":"2.0","method":"notifications/of/theirs","params":{"x":[1]}}',
     '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":"much"}}',

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.limits import Limits
-from engine.mcp.scanner import HEAD_BYTES, SMALL_STRING_BYTES, Cuts, Document, Event, Line, LineScanner, Piece, Rejected
+from engine.mcp.scanner import (
+    HEAD_BYTES,
+    SMALL_STRING_BYTES,
+    Cuts,
+    Document,
+    Endless,
+    Event,
+    Line,
+    LineScanner,
+    Piece,
+    Rejected,
+)
 from engine.mcp.unescape import Unescape
 
 MOST = Limits().tool_memory_bytes
@@ -215,6 +226,24 @@ def test_what_is_held_does_not_grow_with_what_comes() -> None:
             scanner.feed(b"1" * 100_000)
             assert len(scanner._document._kept) <= Limits().mcp_line_bytes + MOST
         scanner.feed(b"\n")
+
+
+@pytest.mark.parametrize("begin", [b'{"a":"', b"garbage", b'[["'])
+def test_a_line_without_an_end_is_endless(begin: bytes) -> None:
+    limits = attrs.evolve(SMALL, mcp_answer_bytes=5000)
+    for more in (5000, 5001):
+        scanner = LineScanner(limits)
+        scanner.feed(b"{}\n" * 4000)  # those that have ended do not count
+        scanner.feed(b"{}\n" + begin)
+        for _ in range(4):
+            scanner.feed(b"x" * 1000)
+        last = b"x" * (more - 4000 - len(begin))
+        if more == 5000:
+            scanner.feed(last)
+            assert Line(b"{}") in scanner.feed(b"\n{}\n")
+        else:
+            with pytest.raises(Endless, match="more than 5,000 bytes"):
+                scanner.feed(last)
 
 
 texts = st.text(st.sampled_from('ab"\\\n\u0001é漢😀\ud83d\ude00/'), max_size=60)
