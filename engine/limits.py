@@ -95,6 +95,7 @@ class Limits:
     mcp_line_bytes: int = _bound(MIB, "bytes", "one message of a tool server, its long strings not counted")
     mcp_line_strings: int = _bound(1024, "count", "long strings of one message of a tool server")
     mcp_answer_bytes: int = _bound(GIB, "bytes", "one answer of a tool server: four times what is kept of it")
+    mcp_unasked_bytes: int = _bound(16 * MIB, "bytes", "one message of a tool server that begins as no answer does")
     mcp_line_values: int = _bound(65_536, "count", "values in one message of a tool server: read in 90 ms at the worst")
     mcp_line_depth: int = _bound(128, "count", "nesting of one message of a tool server: parsers allow about 200")
     mcp_waiting_bytes: int = _bound(8 * MIB, "bytes", "requests that a tool server has not begun to take: 8 inputs")

@@ -70,6 +70,7 @@ class Reader:
         scanner = EventScanner(self._limits)
         arrival = self._inbox.arrival()
         self.why = "the stream ended without an answer"
+        size = 0  # since the last event
         try:
             while data := await self._receive(answer):
                 lines = line_ends(data)
@@ -81,9 +82,14 @@ class Reader:
                     for event in scanner.feed(data[begin : begin + step]):
                         if isinstance(event, EventEnd):
                             self._end_event(event)
+                            size = 0
                         else:
                             await self._event(event, arrival)
                     await trio.lowlevel.checkpoint()
+                size += len(data)
+                if self._wanted is None and size > self._limits.mcp_unasked_bytes:
+                    self.why = f"one of its messages has more than {self._limits.mcp_unasked_bytes:,} bytes"
+                    return  # it may have been comments: the stream is asked for again
                 if self.answered:
                     with trio.move_on_after(_LINGER):
                         await answer.receive()

@@ -40,6 +40,10 @@ HEAD_BYTES: Final = 256
 # middle length is long, but not wrong.
 SMALL_STRING_BYTES: Final = 4 * KIB
 
+# A request or a notice as every server writes it: its method before its parameters.
+_ASKS: Final = re.compile(
+    rb'\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?(?:\s*"id"\s*:\s*(?:\d{1,18}|"[^"\\]{0,100}")\s*,)?\s*"method"\s*:'
+)
 _MARKER: Final = "greenroom-cut:"
 _NONCE_BYTES: Final = 16  # 128 random bits: not to be guessed
 _BLANK: Final = b" \t\r\n"
@@ -127,6 +131,11 @@ class Document:
         self._size = 0  # of it so far
         self._prefix = ""
         self._sizes: list[int] = []
+
+    @property
+    def asks(self) -> bool:
+        """What has come of the document begins as no answer does: nobody waits for it."""
+        return _ASKS.match(self._kept[:HEAD_BYTES]) is not None
 
     def feed(self, data: bytes) -> list[Event]:
         events: list[Event] = []
@@ -276,8 +285,8 @@ class LineScanner:
 
     def feed(self, data: bytes) -> list[Event]:
         """Events of the bytes that came, in order. Blank lines have none. Raises Endless for a line of more than
-        `limits.mcp_answer_bytes`, rejected or not; the events of what it was fed with are lost, and it is of no use
-        any more."""
+        `limits.mcp_answer_bytes`, rejected or not, and one that is no answer of more than `limits.mcp_unasked_bytes`;
+        the events of what it was fed with are lost, and it is of no use any more."""
         events: list[Event] = []
         position = 0
         while (end := data.find(b"\n", position)) >= 0:
@@ -286,9 +295,12 @@ class LineScanner:
             events += self._document.finish()
             position = end + 1
         self._size = len(data) - position + (0 if position else self._size)
-        if self._size > self._limits.mcp_answer_bytes:
-            raise Endless(f"one of its messages has more than {self._limits.mcp_answer_bytes:,} bytes")
         events += self._document.feed(data[position:] if position else data)
+        most = self._limits.mcp_answer_bytes
+        if self._size > self._limits.mcp_unasked_bytes and self._document.asks:
+            most = self._limits.mcp_unasked_bytes
+        if self._size > most:
+            raise Endless(f"one of its messages has more than {most:,} bytes")
         return events
 
     def finish(self) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -12,8 +13,10 @@ from actors.toolsets import mcp_http
 from actors.toolsets.mcp import Server
 from actors.toolsets.mcp_answers import RESUME_FIRST, RESUME_LEAST, RESUME_LONGEST, Reader
 from actors.toolsets.mcp_http import RESUMES_MOST
+from engine.limits import KIB, MIB
 from engine.mcp.sse import EventScanner
 from engine.storage.spool import SpoolFile
+from tests.actors import test_toolset_mcp
 from tests.actors.mcp_server import LINE
 from tests.actors.mcp_web import GET, POST, Exchange, Script, good, serving
 from tests.actors.processes import until
@@ -260,6 +263,32 @@ async def test_tools_that_have_changed_are_told_and_the_stream_goes_on(tmp_path:
         while "third" not in await listed(world):  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert (await world.call("t")).text == "good"
+
+
+@pytest.mark.parametrize("begin", [b'data: {"jsonrpc":"2.0","method":"', b": "])
+async def test_what_is_said_without_an_end_is_broken_off(
+    tmp_path: Path, begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.method == GET:
+            gets.append(0)
+            await exchange.head()
+            await exchange.raw(begin)
+            while True:
+                await exchange.raw(bytes(64 * KIB))
+                gets[-1] += 64 * KIB
+        await good(exchange)
+
+    gets: list[int] = []
+    monkeypatch.setattr(mcp_http, "RESUME_FIRST", 0.01)
+    monkeypatch.setattr("actors.toolsets.mcp_answers.RESUME_FIRST", 0.01)
+    monkeypatch.setattr(test_toolset_mcp, "QUICK", attrs.evolve(test_toolset_mcp.QUICK, mcp_unasked_bytes=MIB))
+    async with serving(script) as web, opened(tmp_path, server=Server(url=web.url)) as world:
+        assert (await world.call("t")).text == "good"
+        await until(lambda: len(gets) > 2)
+        assert gets[0] >= MIB
+        assert (await world.call("t")).text == "good"
+        assert (await world.ref.status()).restarts == 0
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])

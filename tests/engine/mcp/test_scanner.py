@@ -246,6 +246,21 @@ def test_a_line_without_an_end_is_endless(begin: bytes) -> None:
                 scanner.feed(last)
 
 
+@pytest.mark.parametrize(
+    "begin", [b'{"jsonrpc":"2.0","method":"m","a":"', b' { "id" : "x", "method":"m","a":"', b'{"method":"']
+)
+def test_what_is_no_answer_is_endless_sooner(begin: bytes) -> None:
+    limits = attrs.evolve(SMALL, mcp_answer_bytes=9000, mcp_unasked_bytes=5000)
+    scanner = LineScanner(limits)
+    scanner.feed(begin + b"x" * (5000 - len(begin)))
+    with pytest.raises(Endless, match="more than 5,000 bytes"):
+        scanner.feed(b"x")
+    scanner = LineScanner(limits)
+    scanner.feed(b'{"jsonrpc":"2.0","id":1,"result":{"method":"m","a":"')
+    scanner.feed(b"x" * 8000)
+    assert isinstance(scanner.feed(b'"}}\n')[-1], Line)
+
+
 texts = st.text(st.sampled_from('ab"\\\n\u0001é漢😀\ud83d\ude00/'), max_size=60)
 values = st.recursive(
     st.none() | st.integers() | texts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.just("k"), inner)
