@@ -25,6 +25,6 @@ def made(message: dict[str, Any]) -> Any:
         return kind.model_construct(jsonrpc="2.0", **({"params": None} | message))
     if "error" in message:
         error = message["error"]
-        told = types.ErrorData.model_construct(code=error["code"], message=error["message"], data=error.get("data"))
+        told = types.ErrorData.model_construct(code=error["code"], message=error["message"])
         return types.JSONRPCError.model_construct(jsonrpc="2.0", id=message["id"], error=told)
     return types.JSONRPCResponse.model_construct(jsonrpc="2.0", id=message["id"], result=message["result"])

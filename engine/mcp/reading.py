@@ -34,8 +34,8 @@ def parse_json(data: bytes) -> Json:
 
 def read_message(data: bytes) -> dict[str, Any]:
     """A request (`id`, `method`, `params`?), a notification (`method`, `params`?), an answer (`id`, `result`) or an
-    error (`id`, `error` with `code` and `message`, and as `data` all that came), and nothing else in it. An answer that
-    is neither is an error. Raises NoMessage."""
+    error (`id`, `error` with `code` and `message`), and nothing else in it. An answer that is neither is an error.
+    Raises NoMessage."""
     value = parse_json(data)
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise NoMessage("is not one of JSON-RPC 2.0")
@@ -63,7 +63,7 @@ def read_message(data: bytes) -> dict[str, Any]:
     if not isinstance(message, str):
         message = "the answer has neither a result nor an error as it should be"
     code = told["code"] if type(told.get("code")) is int else _FAILED
-    return kept | {"error": {"code": code, "message": message, "data": [value.get("result"), error]}}
+    return kept | {"error": {"code": code, "message": message}}
 
 
 def refusal_of(rejected: Rejected) -> dict[str, Any] | None:

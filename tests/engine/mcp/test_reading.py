@@ -19,7 +19,7 @@ from engine.mcp.scanner import Rejected
         (b'{"result":{"a":[]},"id":0,"jsonrpc":"2.0"}', {"id": 0, "result": {"a": []}}),
         (
             b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}',
-            {"id": None, "error": {"code": 1, "message": "", "data": [None, {"code": 1, "message": ""}]}},
+            {"id": None, "error": {"code": 1, "message": ""}},
         ),
     ],
 )
