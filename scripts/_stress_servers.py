@@ -119,6 +119,7 @@ class Servers:
         elif kind == "stop":
             session_id, run_id, watch_id = await self.begin(wire, toolset, f"!tool name={toolset}__wait input={{}}")
             await self.at_work(wire, watch_id)
+            await self.taken(wire, toolset)  # a call that waits for its server would go to the next one
             await self.all_there(toolset, before)
             working = self.pids(toolset)
             began = time.monotonic()
@@ -157,6 +158,13 @@ class Servers:
     async def at_work(self, wire: Wire, watch_id: str) -> None:
         while (event := await wire.event(watch_id)) is None or event.get("state") != "running":
             assert event is not None, "the run has ended"
+
+    async def taken(self, wire: Wire, toolset: str) -> None:
+        """Until the server is ready and has a call."""
+        while True:
+            toolsets = (await wire.request("toolset.list"))["toolsets"]
+            if next(one["state"] == "ready" and one["leases"] for one in toolsets if one["name"] == toolset):
+                return
 
     async def gone(self, toolset: str, kind: str, began: float) -> None:
         with trio.move_on_after(max(0.0, began + 2 * WITHIN - time.monotonic())):
