@@ -24,7 +24,7 @@ def mistakes(root: Path = ROOT) -> list[str]:
     pins = read_pins((root / "scripts" / "pins.txt").read_text(), found)
     project = tomllib.loads((root / "pyproject.toml").read_text())
     wanted = [("pyproject.toml", needed) for needed in applying(roots(project), set())]
-    reached: set[str] = set()
+    reached: set[tuple[str, frozenset[str]]] = set()  # one may be required with an extra here, without it there
     while wanted:
         by, requirement = wanted.pop()
         name = canonicalize_name(requirement.name)
@@ -33,11 +33,13 @@ def mistakes(root: Path = ROOT) -> list[str]:
             continue
         if not requirement.specifier.contains(pins[name], prereleases=True):
             found.append(f"{by} requires {requirement}, but {name} is pinned to {pins[name]}")
-        if name in reached:
+        if (name, frozenset(requirement.extras)) in reached:
             continue
-        reached.add(name)
+        reached.add((name, frozenset(requirement.extras)))
         wanted += [(name, needed) for needed in requirements_of(name, pins[name], requirement.extras, found)]
-    found += [f"{name} is pinned, but nothing requires it" for name in sorted(pins.keys() - reached)]
+    found += [
+        f"{name} is pinned, but nothing requires it" for name in sorted(pins.keys() - {name for name, _ in reached})
+    ]
     return found
 
 
