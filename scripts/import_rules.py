@@ -68,11 +68,11 @@ ENGINE_ORDER = (
 ACTORS_ORDER = (
     "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
-    "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
+    "notify", "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles", "services",
     "windows", "compaction", "calls", "ends", "run", "session_ref", "session", "admission", "creating", "idle",
     "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "daemon", "api", "client",
-    "cli", "terminal",
+    "terminal", "cli",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.
@@ -87,6 +87,8 @@ LAZY = {
     "rich": "for the terminal client",
     "textual": "for the terminal client",
 }
+# Parts that subclass what such a library has: they import it at their top, and are imported inside functions themselves.
+LAZY_PARTS = {"actors.terminal.ui": ("rich", "textual")}
 # Behind one module each, so that its ways never spread.
 ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
@@ -98,7 +100,9 @@ ONLY_IN = {
     "shtab": ("actors.cli.completion",),
     "prometheus_client": ("actors.metrics",),
     "threading": ("actors._disk", "actors.logs"),
-    "asyncio": (),
+    "asyncio": ("actors.terminal",),  # the loop of textual, on which trio is a guest
+    "rich": ("actors.terminal",),
+    "textual": ("actors.terminal",),
     "anyio": ("actors.toolsets",),  # the official client takes anyio's streams and knows its errors
     "mcp": ("actors.toolsets",),
     "mcp_types": ("actors.toolsets",),
@@ -276,8 +280,12 @@ def position(name: str) -> int | None:
 
 def library_rules(module: Module, imported: Import) -> Iterator[str]:
     top = imported.module.partition(".")[0]
-    if top in LAZY and not imported.lazy:
+    home = any(in_part(module.name, part) and top in libraries for part, libraries in LAZY_PARTS.items())
+    if top in LAZY and not imported.lazy and not home:
         yield f"{top} is imported inside functions only ({LAZY[top]})"
+    for part in LAZY_PARTS:
+        if in_part(f"{imported.module}.{imported.name}", part) and not in_part(module.name, part) and not imported.lazy:
+            yield f"{part} is imported inside functions only (it imports {', '.join(LAZY_PARTS[part])})"
     if top in ONLY_IN and not any(in_part(module.name, place) for place in ONLY_IN[top]):
         yield f"{top} is imported in {', '.join(ONLY_IN[top]) or 'no place'} only"
 

@@ -96,7 +96,7 @@ PLANTED = [
     ("actors/run.py", "from actors import session", "actors.run must not import actors.session"),
     ("actors/client/link.py", "import h11", "h11 is imported in actors.gateway, "),
     ("actors/registry.py", "from trio_websocket import open_websocket", "trio_websocket is imported in"),
-    ("actors/api.py", "import asyncio", "asyncio is imported in no place only"),
+    ("actors/api.py", "import asyncio", "asyncio is imported in actors.terminal only"),
 ]
 
 
@@ -117,6 +117,18 @@ def test_expensive_libraries_are_imported_inside_functions(copy: Path) -> None:
     plant(copy, "actors/_http.py", "import httpx2", inside=False)
     (line,) = import_rules.check(copy)
     assert "httpx2 is imported inside functions only" in line
+
+
+def test_the_screens_of_the_terminal_are_imported_inside_functions(copy: Path) -> None:
+    plant(copy, "actors/terminal/ui/app.py", "import textual", inside=False)
+    plant(copy, "actors/cli/chat.py", "from actors.terminal.ui import app", inside=True)
+    assert import_rules.check(copy) == []
+    plant(copy, "actors/terminal/conversation.py", "import textual", inside=False)
+    plant(copy, "actors/cli/chat.py", "from actors.terminal.ui import app", inside=False)
+    lines = import_rules.check(copy)
+    assert len(lines) == 2
+    assert "textual is imported inside functions only" in lines[1]
+    assert "actors.terminal.ui is imported inside functions only" in lines[0]
 
 
 def test_types_alone_may_come_from_an_expensive_library(copy: Path) -> None:

@@ -1,0 +1,1 @@
+"""What the daemon says, as entries of a transcript view."""

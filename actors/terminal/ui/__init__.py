@@ -1,0 +1,1 @@
+# Screens and widgets, on Textual. Imported inside functions only: it takes a quarter of a second.
