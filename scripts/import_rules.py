@@ -68,10 +68,11 @@ ENGINE_ORDER = (
 ACTORS_ORDER = (
     "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
     "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
-    "notify", "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
+    "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles", "services",
     "windows", "compaction", "calls", "ends", "run", "session_ref", "session", "admission", "creating", "idle",
-    "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "daemon", "api", "client",
+    "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "notify", "daemon", "api",
+    "client",
     "terminal", "cli",
 )  # fmt: skip
 
@@ -87,7 +88,7 @@ LAZY = {
     "rich": "for the terminal client",
     "textual": "for the terminal client",
 }
-# Parts that subclass what such a library has: they import it at their top, and are imported inside functions themselves.
+# Parts that subclass what such a library has import it at their top, and are imported inside functions themselves.
 LAZY_PARTS = {"actors.terminal.ui": ("rich", "textual")}
 # Behind one module each, so that its ways never spread.
 ONLY_IN = {
