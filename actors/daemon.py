@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from actors.gateway.routes import Readiness
 from actors.governor import Governor, GovernorRef
 from actors.logs import hide, lost_lines
 from actors.metrics import Figure, Figures, tallied
+from actors.notify import Supervision
 from actors.owners import Owners
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
 from engine.config import Config
@@ -56,16 +58,24 @@ async def serve(
     data_dir: Path,
     idle_exit: float | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
+    inherited: Sequence[socket.socket] = (),
+    supervision: Supervision | None = None,
 ) -> None:
     """Run the daemon until a signal (or `idle_exit` seconds without clients and runs) ends it.
 
-    `on_ready` gets the URL when it can be used. Raises EngineError for a directory or database that cannot be used,
-    engine.storage.lock.Held when another daemon has it, OSError when the address cannot be had, and an
-    ExceptionGroup when a part failed too often to be restarted.
+    `on_ready` gets the URL when it can be used. The `inherited` sockets stand in for `config.listen` and stay the
+    caller's. `supervision` is told of readiness, of the end, and of life in between.
+
+    Raises EngineError for a directory or database that cannot be used, engine.storage.lock.Held when another daemon
+    has it, OSError when the address cannot be had, and an ExceptionGroup when a part failed too often to be restarted.
     """
-    daemon = _Daemon(config, data_dir, time.monotonic())
+    daemon = _Daemon(config, data_dir, time.monotonic(), inherited)
+    supervision = supervision or Supervision()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_composition(config, data_dir, extra=daemon.parts, alone=True) as composition:
+        async with (
+            supervision.signs(),
+            open_composition(config, data_dir, extra=daemon.parts, alone=True) as composition,
+        ):
             try:
                 daemon.announce(composition)
                 _settle_memory()
@@ -73,7 +83,9 @@ async def serve(
                 daemon.ready(composition)
                 _log.info("greenroom %s is ready at %s", VERSION, daemon.url)
                 on_ready(daemon.url)
+                supervision.tell("READY=1", f"STATUS=ready at {daemon.url}")
                 await daemon.wait(composition, signals, idle_exit)
+                supervision.tell("STOPPING=1", "STATUS=draining")
                 await daemon.drain(composition, signals)
             finally:
                 remove_daemon_file(data_dir, os.getpid())
@@ -90,8 +102,9 @@ def _settle_memory() -> None:
 class _Daemon:
     """The gateway's wiring, and the steps of `serve`."""
 
-    def __init__(self, config: Config, folder: Path, started: float) -> None:
+    def __init__(self, config: Config, folder: Path, started: float, inherited: Sequence[socket.socket] = ()) -> None:
         self._config = config
+        self._inherited = inherited
         self._folder = folder
         self._started = started
         self._readiness: Readiness = "starting"
@@ -111,7 +124,7 @@ class _Daemon:
                 stats=functools.partial(self._stats, composition),
                 figures=functools.partial(self._figures, composition),
             )
-            return Gateway(services, token, readiness=self._readiness)
+            return Gateway(services, token, readiness=self._readiness, inherited=self._inherited)
 
         def governor() -> Actor:
             held, kept = functools.partial(_held, composition), functools.partial(_kept, composition)

@@ -1,4 +1,4 @@
-"""Where the port is: TCP (IPv4, IPv6), a Unix-domain socket, TLS from certificate files."""
+"""Where the port is: TCP (IPv4, IPv6), a Unix-domain socket, inherited sockets, TLS from certificate files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import attrs
 import trio
 
+from actors.gateway.inherited import duplicates, where
 from engine.config import Tls
 from engine.config_values import Listen
 
@@ -38,15 +39,19 @@ class Opened:
     listeners: list[trio.SocketListener]
     address: Address
     port: int | None  # the one that was bound
+    hosts: frozenset[str]  # names that a Host header may have because it listens there
     remove: Callable[[], None]  # what is to be removed when the listeners are closed
 
 
-async def open_listeners(listen: Listen, *, secure: bool) -> Opened:
-    """Bind and listen. Raises OSError when the address cannot be had."""
+async def open_listeners(listen: Listen, *, secure: bool, inherited: Sequence[socket.socket] = ()) -> Opened:
+    """Bind and listen; or listen at duplicates of the inherited sockets, the first of which gives the address. Raises
+    OSError when the address cannot be had."""
+    if inherited:
+        return _open_inherited(inherited, secure)
+    hosts = served_hosts(listen)
     if listen.unix_path is not None:
         listener, remove = _open_unix(listen.unix_path)
-        where = f"unix:{listen.unix_path}"
-        return Opened([listener], Address(where, where), None, remove)
+        return Opened([listener], _unix_address(listen.unix_path), None, hosts, remove)
     listeners = await trio.open_tcp_listeners(listen.port, host=listen.host, backlog=BACKLOG)
     if listen.port == 0:
         # Each of a name's addresses would get another port; the first one is the port that is told.
@@ -54,9 +59,27 @@ async def open_listeners(listen: Listen, *, secure: bool) -> Opened:
             await other.aclose()
         listeners = listeners[:1]
     host, port = listeners[0].socket.getsockname()[:2]
-    where = f"{_reachable(listen.host, host)}:{port}"
+    return Opened(listeners, _address(_reachable(listen.host, host), port, secure), port, hosts, lambda: None)
+
+
+def _open_inherited(inherited: Sequence[socket.socket], secure: bool) -> Opened:
+    """A socket's file is its maker's: it is not removed here."""
+    hosts = frozenset[str]().union(*(served_hosts(where(sock)) for sock in inherited))
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in duplicates(inherited)]
+    first = where(inherited[0])
+    if first.unix_path is not None:
+        return Opened(listeners, _unix_address(first.unix_path), None, hosts, lambda: None)
+    address = _address(_reachable(first.host, first.host), first.port, secure)
+    return Opened(listeners, address, first.port, hosts, lambda: None)
+
+
+def _address(host: str, port: int, secure: bool) -> Address:
     s = "s" if secure else ""
-    return Opened(listeners, Address(f"http{s}://{where}", f"ws{s}://{where}/ws"), port, lambda: None)
+    return Address(f"http{s}://{host}:{port}", f"ws{s}://{host}:{port}/ws")
+
+
+def _unix_address(path: str) -> Address:
+    return Address(f"unix:{path}", f"unix:{path}")
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
@@ -75,13 +98,13 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def served_hosts(listen: Listen) -> tuple[str, ...]:
+def served_hosts(listen: Listen) -> frozenset[str]:
     """The names that a Host header may have because the configuration listens there, in lower case. Not "all
     addresses": browsers let foreign pages talk to 0.0.0.0."""
     host = listen.host.lower()
     if listen.unix_path is not None or host in _ALL_ADDRESSES:
-        return ()
-    return (f"[{host}]" if ":" in host else host,)
+        return frozenset()
+    return frozenset({f"[{host}]" if ":" in host else host})
 
 
 def _reachable(configured: str, bound: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -23,7 +24,7 @@ from actors._statistics import Outcome
 from actors.gateway import http, routes
 from actors.gateway.access import Access
 from actors.gateway.connection import Connection, Counters, Shared
-from actors.gateway.listeners import Address, Opened, open_listeners, served_hosts, tls_context
+from actors.gateway.listeners import Address, Opened, open_listeners, tls_context
 from actors.gateway.load import LoopMeter
 from actors.gateway.requests import Services
 from actors.gateway.routes import Answer, Later, Readiness, Site, Upgrade
@@ -94,10 +95,19 @@ class GatewayRef(Ref):
 
 
 class Gateway(Actor):
-    """Listens when it is started. `token` is what clients have to show; `services` answer their requests."""
+    """Listens when it is started, at duplicates of the `inherited` sockets if there are any. `token` is what clients
+    have to show; `services` answer their requests."""
 
-    def __init__(self, services: Services, token: str, *, readiness: Readiness = "starting") -> None:
+    def __init__(
+        self,
+        services: Services,
+        token: str,
+        *,
+        readiness: Readiness = "starting",
+        inherited: Sequence[socket.socket] = (),
+    ) -> None:
         self._services = services
+        self._inherited = inherited
         self._config = services.config
         self._limits = services.config.limits
         self._token = token
@@ -133,13 +143,15 @@ class Gateway(Actor):
         config = self._config
         if config.tls is not None:
             self._tls = tls_context(config.tls)
-        opened = self._opened = await open_listeners(config.listen, secure=self._tls is not None)
+        opened = self._opened = await open_listeners(
+            config.listen, secure=self._tls is not None, inherited=self._inherited
+        )
         access = Access(
             token=self._token,
             secure=self._tls is not None,
             # Browsers keep cookies by host, not by port: two daemons on one host need two names.
             cookie="greenroom" if opened.port is None else f"greenroom_{opened.port}",
-            hosts=frozenset({*config.allowed_hosts, *served_hosts(config.listen)}),
+            hosts=frozenset(config.allowed_hosts) | opened.hosts,
             origins=frozenset(config.allowed_origins),
         )
         self._site = Site(access=access, readiness=lambda: self.readiness, metrics=self._metrics)
