@@ -16,6 +16,7 @@ Decide = Callable[[h11.Request], Answer | Later | Upgrade]
 
 # h11 looks at the size of a head only while that is incomplete; `_Reader` counts the bytes of each.
 _HEAD_TOO_LARGE: Final = 431
+_NOT_MODIFIED: Final = 304  # has no body, and the length that it may tell would be that of the file
 _TOO_LARGE: Final = "the request's head is too large"
 
 
@@ -106,7 +107,9 @@ async def _read(
 async def _send(connection: h11.Connection, stream: trio.abc.Stream, answer: Answer, method: bytes) -> None:
     if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
         return
-    headers = [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+    headers = [(b"content-type", answer.kind), *answer.headers]
+    if answer.status != _NOT_MODIFIED:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
     if answer.close:
         headers.append((b"connection", b"close"))
     out = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""

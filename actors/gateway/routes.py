@@ -1,4 +1,5 @@
-"""What the port answers to an HTTP request: decided synchronously from its head, without a byte of I/O."""
+"""What the port answers to an HTTP request: decided synchronously from its head. The only I/O is that the files of
+the page are read at the first request for one."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import attrs
 import h11
 import orjson
 
+from actors.gateway import pages
 from actors.gateway.access import Access, Headers, values
 from engine.wire.methods import SUBPROTOCOL
 
@@ -27,18 +29,6 @@ _GUARDS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-_PAGE_GUARDS: Final = ((b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),)
-_PAGE: Final = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>greenroom</title>
-<h1>greenroom</h1>
-<p>This is a greenroom daemon: it holds sessions with chat agents and runs that outlive their connections.</p>
-<p>Programs talk to it in JSON-RPC over a WebSocket at <code>/ws</code>; people with <code>greenroom chat</code>.
-Its health is at <a href="/healthz">/healthz</a> and <a href="/readyz">/readyz</a>,
-its figures at <a href="/metrics">/metrics</a>.</p>
-</html>
-"""
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -95,12 +85,13 @@ def has_body(request: h11.Request) -> bool:
 
 def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, site: Site) -> Answer | Later | Upgrade:
     probe = path in (b"/healthz", b"/readyz")
+    file = None if probe or path in (b"/metrics", b"/ws") else pages.find(path)
     verdict = site.access.judge_place(headers)
     if verdict == "bad host":
         return refuse(403, "this Host is not served: use a loopback name or add it to allowed_hosts")
     if verdict == "bad origin":
         return refuse(403, "this Origin may not use the daemon: add it to allowed_origins if it should")
-    if not probe and path not in (b"/", b"/metrics", b"/ws"):
+    if not probe and file is None and path not in (b"/metrics", b"/ws"):
         return refuse(404, "there is nothing here")
     if request.method not in (b"GET", b"HEAD") or (path == b"/ws" and request.method == b"HEAD"):
         return refuse(405, "GET only", (b"allow", b"GET" if path == b"/ws" else b"GET, HEAD"))
@@ -111,19 +102,13 @@ def _route(request: h11.Request, path: bytes, query: bytes, headers: Headers, si
     if path == b"/readyz":
         return _ready(site.readiness())
     token = _token(query) if path == b"/" else None
-    if token is not None:
-        return _sign_in(token, site.access)
-    if site.access.judge(headers) != "granted":
-        return refuse(
-            401,
-            "a token is needed: `Authorization: Bearer …`, or open /?token=… once; it is in the data directory",
-            (b"www-authenticate", b"Bearer"),
-        )
+    if token is not None and site.access.is_token(token):
+        return refuse(303, "signed in", (b"location", b"/"), (b"set-cookie", site.access.set_cookie()))
+    if token is not None or site.access.judge(headers) != "granted":
+        return _no_token(path, headers, given=token is not None)
     if path == b"/metrics":
         return Later(functools.partial(_metrics, b", ".join(values(headers, b"accept")).decode("latin-1"), site))
-    if path == b"/":
-        return Answer(status=200, body=_PAGE, kind=b"text/html; charset=utf-8", headers=_GUARDS + _PAGE_GUARDS)
-    return _upgrade(request, headers)
+    return _upgrade(request, headers) if file is None else _file(file, headers, site.access)
 
 
 def _ready(readiness: Readiness) -> Answer:
@@ -146,10 +131,26 @@ def _token(query: bytes) -> bytes | None:
     return given[0].encode("utf-8", "replace") if given else None
 
 
-def _sign_in(token: bytes, access: Access) -> Answer:
-    if not access.is_token(token):
-        return refuse(401, "the token is not the daemon's", (b"www-authenticate", b"Bearer"))
-    return refuse(303, "signed in", (b"location", b"/"), (b"set-cookie", access.set_cookie()))
+def _no_token(path: bytes, headers: Headers, *, given: bool) -> Answer:
+    """401: a page for people, a line for programs. `given`: a token was in the address, and a wrong one."""
+    challenge = (b"www-authenticate", b"Bearer")
+    if path == b"/" and any(b"text/html" in value for value in values(headers, b"accept")):
+        file, guards = pages.sign_in()
+        return Answer(status=401, body=file.body, kind=file.kind, headers=(challenge, *guards))
+    if given:
+        return refuse(401, "the token is not the daemon's", challenge)
+    return refuse(
+        401,
+        "a token is needed: `Authorization: Bearer …`, or open /?token=… once; it is in the data directory",
+        challenge,
+    )
+
+
+def _file(file: pages.File, headers: Headers, access: Access) -> Answer:
+    guards = pages.guards(file, headers, secure=access.secure)
+    if file.is_known(headers):
+        return Answer(status=304, kind=file.kind, headers=guards)
+    return Answer(status=200, body=file.body, kind=file.kind, headers=guards)
 
 
 def _upgrade(request: h11.Request, headers: Headers) -> Answer | Upgrade:
