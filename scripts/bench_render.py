@@ -9,12 +9,15 @@ drawn after every fourth piece, the texts of finished answers in a file (a daemo
   (tracemalloc) and resident memory grow a message, how many entries are live at the most, what the shelf of rendered
   lines holds at the most
 - CPU of one answer of 20, 200 and 2,000 KB that streams: for each KB the same
+- the same of answers of 200 and 2,000 KB that never close what they open or make far more lines than they have text:
+  one line, one paragraph, one fence, one table, one list, deep quotes; and what is held of their lines
 - in a session of 5,000 answers: a jump to the middle, a resize there and paging back, in time and lines rendered
 - beside each the naive way: keep each answer with its text and its lines; render the answer anew for each page; render
   all for a jump or a resize
 
 Conditions: < 2 KiB a message at both sizes, exactly one live, the shelf never beyond its bound, 2,000 KB at most twice
-the CPU a KB of 200 KB, only what is seen is rendered. --quick measures 80 + 80 answers with a quarter of the shelf,
+the CPU a KB of 200 KB, lines of what streams within three quarters of the shelf's bound, only what is seen is rendered.
+--quick measures 80 + 80 answers with a quarter of the shelf,
 1,000 KB at the most, and little of the naive way; times and resident memory are told and not judged then. The last line
 is JSON.
 """
@@ -49,7 +52,21 @@ SLOPE_KIB = 2.0
 LINEAR = 2.0  # times the CPU a KB that a ten times longer answer may take: caches of the processor are in it
 JUMP_MS, RESIZE_MS = 150.0, 250.0
 CHILD_LIMIT = 1200.0  # seconds
+OPEN_BYTES = 128 * 1024  # of an open end, and what a text is longer in memory
 SAMPLE = 10  # messages between two looks at memory
+# What each begins with, and what comes again and again: nothing of it is ever closed.
+SHAPES = {
+    "one_line": ("", "word and word "),
+    "one_word": ("", "x"),
+    "one_paragraph": ("", "a line of *text* with `code`\n"),
+    "one_fence": ("```python\n", "def name(self): return 'text'  # comment\n"),
+    "one_line_of_code": ("```c\n", "f(x) /* y */; "),
+    "one_table": ("|a|b|\n|-|-|\n", "|cell|other *cell*|\n"),
+    "one_table_of_nothing": ("|a" * 16 + "\n" + "|-" * 16 + "\n", "|\n"),
+    "one_list": ("", "- an item of it\n"),
+    "deep_quotes": ("", ">" * 12 + " text\n>\n"),
+    "open_marks": ("", "**[`a _"),
+}
 WORDS = [
     "".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=2 + number % 9)) for number in range(500)
 ]
@@ -234,6 +251,25 @@ def streaming(findings: Findings, sizes: tuple[int, ...], naive_sizes: tuple[int
         )
 
 
+def shapes(findings: Findings, small: int, large: int, rounds: int) -> None:
+    for name, (begin, again) in SHAPES.items():
+        say(f"streaming, {name}")
+        each = {}
+        for size in (small, large):
+            text = (begin + again * (size * 1000 // len(again)))[: size * 1000]
+            each[size] = min(streamed(text) for _ in range(rounds if size == small else 1)) / size
+        ratio, what = round(each[large] / each[small], 2), name.replace("_", " ")
+        findings.note(f"{name}_cpu_ms_a_kb", round(each[large] * 1000, 3), "ms a KB", f"{what}, {large} KB, CPU")
+        label = f"{what}, CPU a KB, {large} KB by {small} KB (linear: 1) ≤ {LINEAR:g}"
+        findings.hold(f"{name}_linear", ratio, ratio <= LINEAR, "×", label)
+        view = TranscriptView(WIDTH)
+        view.append("a", "assistant", text)
+        view.page(view.end(ROWS), ROWS)
+        view.page(Anchor("a", 0), ROWS)  # above what is kept
+        held, most = view.retained_bytes() - len(text), DEFAULT.render_cache_bytes * 3 // 4 + OPEN_BYTES
+        findings.hold(f"{name}_held", held, held <= most, "bytes", f"{what}, {large} KB: held of its lines ≤ {most}")
+
+
 # ------------------------------------------------------------ a long session
 def long_session(findings: Findings, naive_count: int) -> None:
     say(f"a session of {SESSION} messages")
@@ -301,6 +337,7 @@ def main() -> int:
             memory(findings, "view", count, shelf, quick=asked.quick)
         memory(findings, "naive", 20 if asked.quick else 200, shelf, quick=asked.quick)
         streaming(findings, (20, 200, 1000) if asked.quick else (20, 200, 2000), (20, 40) if asked.quick else (20, 200))
+        shapes(findings, *((30, 120, 2) if asked.quick else (200, 2000, 3)))
         long_session(findings, 100 if asked.quick else SESSION)
     return findings.report(asked.json)
 

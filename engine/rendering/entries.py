@@ -9,8 +9,8 @@ from typing import NamedTuple
 import attrs
 
 from engine.rendering.kinds import Kind, renderer
-from engine.rendering.markdown import Markdown
-from engine.rendering.shelf import ShelfStatistics
+from engine.rendering.markdown import FEED, Markdown
+from engine.rendering.shelf import Piece, ShelfStatistics
 from engine.rendering.styles import Theme
 
 Source = Callable[[str], str | None]
@@ -69,12 +69,17 @@ class ViewStatistics:
 
 
 class Live:
-    """The text of an entry that streams, as UTF-8, and the state of its lines, if they have been looked at."""
+    """The text of an entry that streams, as UTF-8, and the state of its lines, if they have been looked at.
 
-    __slots__ = ("encoded", "pending", "renderer")
+    Of the lines that will not change the newest are kept, at most `bound` bytes of them; what is before them is made
+    again if it is looked at, and kept in `above` for the next look."""
 
-    def __init__(self, encoded: bytes) -> None:
+    __slots__ = ("above", "bound", "encoded", "pending", "renderer")
+
+    def __init__(self, encoded: bytes, bound: int) -> None:
         self.encoded = bytearray(encoded)
+        self.bound = bound
+        self.above: Piece | None = None
         self.pending: list[str] = []  # what the renderer has not had
         self.renderer: Markdown | None = None
 
@@ -86,14 +91,21 @@ class Live:
     def rendered(self, kind: Kind, width: int, theme: Theme) -> Markdown:
         if self.renderer is None:
             self.renderer = renderer(kind, width, theme)
-            self.renderer.feed(decoded(self.encoded))
+            self._feed(self.renderer, decoded(self.encoded))
         elif self.pending:
-            self.renderer.feed("".join(self.pending))
+            self._feed(self.renderer, "".join(self.pending))
         self.pending.clear()
         return self.renderer
 
+    def _feed(self, made: Markdown, text: str) -> None:
+        for at in range(0, len(text), FEED):
+            made.feed(text[at : at + FEED])
+            while made.stable and made.stable_bytes() > self.bound:
+                made.forget((len(made.stable) + 1) // 2)
+
     def retained_bytes(self) -> int:
         lines = 0 if self.renderer is None else self.renderer.retained_bytes()
+        lines += 0 if self.above is None else self.above.bytes
         return sys.getsizeof(self.encoded) + sum(map(sys.getsizeof, self.pending)) + lines
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import attrs
 
 from engine.rendering.cells import clean, width, wrap
-from engine.rendering.markdown import WIDTH_MIN, Markdown
+from engine.rendering.markdown import FEED, WIDTH_MIN, Markdown
 from engine.rendering.styles import TEXT, Attr, Role, Run, Theme, encode, style
 
 Kind = Literal["user", "assistant", "reasoning", "tool", "notice"]
@@ -48,19 +49,33 @@ def renderer(kind: Kind, cells: int, theme: Theme) -> Markdown:
 
 def render(kind: Kind, text: str, cells: int, theme: Theme) -> list[str]:
     """All lines of a text, by means that are gone afterwards."""
+    return list(rendered(kind, text, cells, theme))
+
+
+def rendered(kind: Kind, text: str, cells: int, theme: Theme) -> Iterator[str]:
+    """The same, a line at a time: those that are not kept are in memory no more than FEED characters' worth at once."""
     look = LOOKS[kind]
-    if look.markdown:
-        transient = renderer(kind, cells, theme)
-        transient.feed(text)
-        return transient.lines()
-    return plain_lines(text, cells, look.lead, look.base)
+    if not look.markdown:
+        yield from _plain_lines(text, cells, look.lead, look.base)
+        return
+    transient = renderer(kind, cells, theme)
+    for at in range(0, len(text), FEED):
+        transient.feed(text[at : at + FEED])
+        yield from transient.stable
+        transient.forget(len(transient.stable))
+    yield from transient.tail()
 
 
 def plain_lines(text: str, cells: int, lead: Run = ("", TEXT), base: int = TEXT) -> list[str]:
     """A text that is no Markdown (what a person wrote, what a tool printed), at most `cells` wide (at least WIDTH_MIN).
     A carriage return begins a line: nothing is written over."""
+    return list(_plain_lines(text, cells, lead, base))
+
+
+def _plain_lines(text: str, cells: int, lead: Run, base: int) -> Iterator[str]:
     room = max(cells, WIDTH_MIN) - width(lead[0])
     text = _SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
-    if not text:
-        return []
-    return [encode([lead, *line]) for row in text.split("\n") for line in wrap([(clean(row), base)], room)]
+    if text:
+        for row in text.split("\n"):
+            for line in wrap([(clean(row), base)], room):
+                yield encode([lead, *line])

@@ -17,6 +17,8 @@ OPEN_MAX: Final = 2048
 # Rows and characters of a table after which its columns stay as they are.
 ROWS_MAX: Final = 64
 TABLE_MAX: Final = 4096
+# Blank lines in a row within indented code that are shown: they are known to be code only when more of it follows.
+BLANKS_MAX: Final = 64
 
 
 class Leaf:
@@ -197,9 +199,8 @@ class Indented(_Lined):
         self.blanks = 0  # lines that are shown if code follows them
 
     def more_line(self, text: str, last: bool) -> None:
-        while self.blanks:
-            self.emit([[self.lead]])
-            self.blanks -= 1
+        self.emit([[self.lead]] * min(self.blanks, BLANKS_MAX))
+        self.blanks = 0
         self.more(text, last)
 
 

@@ -24,6 +24,7 @@ from engine.rendering.styles import DARK, TEXT, Run, Theme
 from engine.rendering.tables import COLUMNS_MAX, DELIMITER, aligns_of, cells_of
 
 WIDTH_MIN: Final = 8  # cells; a narrower terminal cuts the lines
+FEED: Final = 4096  # characters: of two of them comes a line of a hundred bytes at the most, so some 1 MB of lines
 
 _FENCE: Final = re.compile(r"(`{3,}(?=[^`]*$)|~{3,})\s*([^\s`{]*)")
 _HEADING: Final = re.compile(r"(#{1,6})(?:\s+|$)(.*)")
@@ -196,13 +197,16 @@ class Markdown:
     gives at once. Lines are styled strings (see `styles`), none wider than `width` cells (at least WIDTH_MIN). `lead`
     stands before each line, in its own style; `base` is the style of plain text.
 
-    `feed` costs what is new; `tail` costs O(OPEN_MAX), and nothing if nothing is new.
+    `feed` costs what is new; `tail` costs O(OPEN_MAX), and nothing if nothing is new. A hundred bytes of a line come of
+    two of a table: who keeps a text of strangers feeds it in pieces of FEED characters and lets go of lines by
+    `forget`. Lines keep their numbers; `gone` is that of the first one that is still in `stable`.
     """
 
-    __slots__ = ("_blocks", "_first", "_measured", "_rest", "_stable_bytes", "_tail", "stable")
+    __slots__ = ("_blocks", "_first", "_measured", "_rest", "_stable_bytes", "_tail", "gone", "stable")
 
     def __init__(self, width: int, theme: Theme = DARK, *, lead: Run = ("", TEXT), base: int = TEXT) -> None:
         self.stable: list[str] = []
+        self.gone = 0
         stack = Stack(max(width, WIDTH_MIN), theme, lead, base)
         self._blocks = _Blocks(stack, self.stable)
         self._rest = ""  # of the line that is not ended
@@ -232,7 +236,15 @@ class Markdown:
 
     @property
     def height(self) -> int:
-        return len(self.stable) + len(self.tail())
+        """Of all lines, forgotten ones too."""
+        return self.gone + len(self.stable) + len(self.tail())
+
+    def forget(self, count: int) -> None:
+        """Let go of the first `count` lines in `stable`."""
+        self._stable_bytes -= sum(map(sys.getsizeof, self.stable[: min(count, self._measured)]))
+        self._measured = max(self._measured - count, 0)
+        self.gone += min(count, len(self.stable))
+        del self.stable[:count]
 
     def tail(self) -> list[str]:
         if self._tail is None:
@@ -245,20 +257,24 @@ class Markdown:
         return self._tail
 
     def lines(self) -> list[str]:
-        """All lines; a new list."""
+        """All lines that are not forgotten; a new list."""
         return self.stable + self.tail()
 
     def slice(self, begin: int, end: int) -> list[str]:
-        """Lines from `begin` to before `end`, without touching the others."""
+        """Lines from `begin` (no less than `gone`) to before `end`, without touching the others."""
+        begin, end = begin - self.gone, end - self.gone
         stable = len(self.stable)
         if end <= stable:
             return self.stable[begin:end]
         return self.stable[begin:] + self.tail()[max(begin - stable, 0) : end - stable]
 
-    def retained_bytes(self) -> int:
-        """Of the lines and the open end, measured."""
+    def stable_bytes(self) -> int:
+        """Of the lines in `stable`, measured; costs what is new."""
         for line in self.stable[self._measured :]:
             self._stable_bytes += sys.getsizeof(line)
         self._measured = len(self.stable)
-        tail = self._tail or []
-        return self._stable_bytes + sys.getsizeof(self.stable) + sum(map(sys.getsizeof, tail)) + 2 * OPEN_MAX
+        return self._stable_bytes + sys.getsizeof(self.stable)
+
+    def retained_bytes(self) -> int:
+        """Of the lines and the open end, measured."""
+        return self.stable_bytes() + sum(map(sys.getsizeof, self._tail or [])) + 2 * OPEN_MAX

@@ -7,7 +7,8 @@ that looking through a huge message does not render it for each picture, and doe
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -28,6 +29,10 @@ class Piece:
 
     def has(self, begin: int, end: int) -> bool:
         return begin >= end or (self.first <= begin and end <= self.first + len(self.lines))
+
+    def between(self, begin: int, end: int) -> list[str]:
+        """Lines from `begin` to before `end`, those of them that are here."""
+        return list(self.lines[max(begin - self.first, 0) : max(end - self.first, 0)])
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -55,19 +60,23 @@ class Shelf:
         self._pieces.move_to_end(key)
         return piece
 
-    def put(self, key: Key, lines: list[str], begin: int) -> None:
-        """Keep a rendering: all of it, or what is around the line `begin` if it is long."""
+    def put(self, key: Key, lines: Iterable[str], begin: int, end: int = 0, *, first: int = 0) -> Piece:
+        """Keep a rendering: all of it, or what is around the line `begin` if it is long. `lines` are those from number
+        `first` on. Returns the piece that has those from `begin` to before `end`, however many they are."""
         self.drop(key)
-        first, kept, size = _clipped(lines, min(begin, max(len(lines) - 1, 0)), self._bound // 2)
-        piece = Piece(first, kept, len(lines), size)
-        if size > self._bound:
-            return
-        while self._bytes + size > self._bound:
+        asked = clip(lines, begin, end, self._bound // 2, first=first)
+        piece = asked
+        if asked.bytes > self._bound // 2:
+            piece = clip(asked.lines, begin, begin, self._bound // 2, first=asked.first, total=asked.total)
+        if piece.bytes > self._bound:
+            return asked
+        while self._bytes + piece.bytes > self._bound:
             _, gone = self._pieces.popitem(last=False)
             self._bytes -= gone.bytes
             self._evictions += 1
         self._pieces[key] = piece
-        self._bytes += size
+        self._bytes += piece.bytes
+        return asked
 
     def drop(self, key: Key) -> None:
         piece = self._pieces.pop(key, None)
@@ -88,15 +97,23 @@ class Shelf:
         )
 
 
-def _clipped(lines: list[str], begin: int, bound: int) -> tuple[int, tuple[str, ...], int]:
-    size = ENTRY_BYTES + sum(map(sys.getsizeof, lines)) + 8 * len(lines)
-    if size <= bound:
-        return 0, tuple(lines), size
-    # A quarter of the room goes to what is above.
-    first, room = begin, (bound - ENTRY_BYTES) // 4
-    while first > 0 and (room := room - sys.getsizeof(lines[first - 1]) - 8) > 0:
-        first -= 1
-    end, size = first, ENTRY_BYTES
-    while end < len(lines) and (grown := size + sys.getsizeof(lines[end]) + 8) <= bound:
-        end, size = end + 1, grown
-    return first, tuple(lines[first:end]), size
+def clip(lines: Iterable[str], begin: int, end: int, bound: int, *, first: int = 0, total: int = 0) -> Piece:
+    """Of lines that come one after another, numbered from `first` on: those from `begin` to before `end`, and of those
+    around them what fits `bound` bytes, a quarter of it above. What is not kept is let go as it comes."""
+    kept: deque[str] = deque()
+    size, above, full = ENTRY_BYTES, 0, False
+    number = first
+    for number, line in enumerate(lines, first + 1):
+        if full:
+            continue
+        at, cost = number - 1, sys.getsizeof(line) + 8
+        while size + cost > bound and kept and first < begin and (at < begin or above > bound // 4):
+            gone = sys.getsizeof(kept.popleft()) + 8
+            size, above, first = size - gone, above - gone, first + 1
+        if size + cost > bound and at >= max(end, begin + 1):
+            full = True
+            continue
+        kept.append(line)
+        size += cost
+        above += cost if at < begin else 0
+    return Piece(first, tuple(kept), max(number, total), size)

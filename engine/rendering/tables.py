@@ -98,12 +98,13 @@ def row_lines(row: list[str], layout: Layout, theme: Theme, cells: int, base: in
             runs += inline(text, value)
         return wrap(runs, cells)
     columns = [
-        wrap(inline(row[number] if number < len(row) else "", value), layout.widths[number]) for number in range(count)
+        wrap(inline(text, value), layout.widths[number]) if text else [] for number, text in enumerate(row[:count])
     ]
     lines: list[list[Run]] = []
-    for level in range(max(map(len, columns))):
+    for level in range(max(map(len, columns), default=0) or 1):  # a row of nothing is a line, too
         line: list[Run] = []
-        for number, column in enumerate(columns):
+        for number in range(count):
+            column = columns[number] if number < len(columns) else []
             piece = column[level] if level < len(column) else []
             room = layout.widths[number] - sum(width(text) for text, _ in piece)
             before = {"left": 0, "right": room, "middle": room // 2}[layout.aligns[number]]

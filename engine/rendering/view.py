@@ -3,7 +3,9 @@
 An entry is *live* while it streams: its text and the state of its renderer are in memory. It is *finalised* when a new
 top-level entry comes: both are dropped, and its lines are made again, by a renderer that is gone afterwards, when they
 are looked at. They are kept on a shelf that is bounded in bytes. What an entry costs then is ENTRY_BYTES; where a
-`source` gives the texts, so that 5,000 messages may be paged from a daemon, the view's memory is flat.
+`source` gives the texts, so that 5,000 messages may be paged from a daemon, the view's memory is flat. Of a live one
+the newest lines are kept, as far as they fill half of the shelf's bound, and lines above them that were looked at, half
+of that: an answer of blank table rows is no matter.
 
 The rules:
 
@@ -25,15 +27,15 @@ Not for several threads. Pure: time, terminal and daemon are the client's.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from engine.limits import DEFAULT
 from engine.rendering.entries import Anchor, Entry, Live, Page, Part, Source, Stored, ViewStatistics, decoded, encoded
 from engine.rendering.heights import Heights
-from engine.rendering.kinds import LOOKS, Kind, render
-from engine.rendering.markdown import WIDTH_MIN
-from engine.rendering.shelf import Key, Shelf
+from engine.rendering.kinds import LOOKS, Kind, render, rendered
+from engine.rendering.markdown import WIDTH_MIN, Markdown
+from engine.rendering.shelf import Key, Shelf, clip
 from engine.rendering.styles import DARK, Role, Theme, encode, plain, style
 
 # Entries beside the streaming one whose text is held: its reasoning, the tools that run, late updates. Beyond it the
@@ -63,6 +65,7 @@ class TranscriptView:
         self._width, self._theme = max(width, WIDTH_MIN), theme
         self._source = source
         self._shelf = Shelf(shelf_bytes)
+        self._live_bytes = shelf_bytes // 2  # of the lines of one live entry
         self._heights = Heights()
         self._entries: list[Entry] = []
         self._places: dict[str, int] = {}
@@ -206,7 +209,7 @@ class TranscriptView:
         line = self.wanted.pop(id, 0)
         if id in self._places and not self.is_live(id):
             at = self._at(id)
-            self._make(at, self._entries[at], text, line)
+            self._make(at, self._entries[at], text, line, line + 1)
 
     # -------------------------------------------------------------- how it is shown
     def resize(self, width: int) -> None:
@@ -226,7 +229,7 @@ class TranscriptView:
         )
         for entry in self._open.values():
             if entry.live is not None:
-                entry.live = Live(bytes(entry.live.encoded))
+                entry.live = Live(bytes(entry.live.encoded), self._live_bytes)
 
     # -------------------------------------------------------------- lines
     def total(self) -> int:
@@ -347,7 +350,7 @@ class TranscriptView:
         entry.size = len(text)
         if LOOKS[entry.kind].markdown:
             self._set_text(entry, None)
-            entry.live = Live(text)
+            entry.live = Live(text, self._live_bytes)
         else:
             self._set_text(entry, text)
         self._open[entry.id] = entry
@@ -368,9 +371,11 @@ class TranscriptView:
         live, entry.live = entry.live, None
         if live is not None:
             if live.renderer is not None:
-                lines = _ended(live.rendered(entry.kind, self._width, self._theme).lines())
-                self._shelf.put(self._key(entry), lines, max(len(lines) - 1, 0))
-                self._heights.set(self._at(entry.id), len(lines))
+                made = live.rendered(entry.kind, self._width, self._theme)
+                last = made.height
+                lines = [*made.lines(), ""] if last else []
+                self._shelf.put(self._key(entry), lines, last, first=made.gone)
+                self._heights.set(self._at(entry.id), last + 1 if last else 0)
             if self._source is None:
                 self._set_text(entry, bytes(live.encoded))
         elif self._source is not None:
@@ -386,38 +391,66 @@ class TranscriptView:
         """The exact height of an entry (an estimate, while its text is not at hand). What has to be rendered for it is
         kept around `line`."""
         if not self._heights.known(at):
-            self._slice(at, line, line + 1)
+            entry = self._entries[at]
+            if entry.live is not None:
+                self._measure(at, entry, entry.live)
+            else:
+                self._slice(at, line, line + 1)
         return self._heights[at]
+
+    def _measure(self, at: int, entry: Entry, live: Live) -> Markdown:
+        made = live.rendered(entry.kind, self._width, self._theme)
+        height = made.height
+        self._heights.set(at, height + 1 if height else 0)
+        return made
 
     def _slice(self, at: int, begin: int, end: int) -> list[str]:
         """Lines of one entry; its height is exact afterwards, if its text is at hand."""
         entry = self._entries[at]
         if entry.live is not None:
-            live = entry.live.rendered(entry.kind, self._width, self._theme)
-            height = live.height
-            self._heights.set(at, height + 1 if height else 0)
-            return live.slice(begin, end) + ([""] if height and begin <= height < end else [])
+            made = self._measure(at, entry, entry.live)
+            height = made.height
+            if begin < made.gone:
+                return self._above(entry, entry.live, made.gone + len(made.stable), begin, end)
+            return made.slice(begin, end) + ([""] if height and begin <= height < end else [])
         piece = self._shelf.get(self._key(entry), begin, end)
         if piece is not None:
             self._heights.set(at, piece.total)
-            return list(piece.lines[max(begin - piece.first, 0) : max(end - piece.first, 0)])
+            return piece.between(begin, end)
         text = self._text_of(entry)
         if text is None:
             self.wanted[entry.id] = begin
             blank = [encode([(self._theme.more, style(Role.NOTICE))]), *[""] * (self._heights[at] - 1)]
             return blank[begin:end]
-        return self._make(at, entry, decoded(text), begin)[begin:end]
+        return self._make(at, entry, decoded(text), begin, end)
 
-    def _make(self, at: int, entry: Entry, text: str, begin: int) -> list[str]:
-        lines = _ended(render(entry.kind, text, self._width, self._theme))
+    def _make(self, at: int, entry: Entry, text: str, begin: int, end: int) -> list[str]:
+        lines = _ended(rendered(entry.kind, text, self._width, self._theme))
+        piece = self._shelf.put(self._key(entry), lines, begin, end)
         entry.size = entry.size or len(text)
         self._rendered += 1
-        self._rendered_lines += len(lines)
-        self._shelf.put(self._key(entry), lines, begin)
-        self._heights.set(at, len(lines))
-        return lines
+        self._rendered_lines += piece.total
+        self._heights.set(at, piece.total)
+        return piece.between(begin, end)
+
+    def _above(self, entry: Entry, live: Live, stands: int, begin: int, end: int) -> list[str]:
+        """Lines of a live entry that it has let go of: made again, and kept for the next look, if they are among the
+        first `stands`, which will not change."""
+        if live.above is None or not live.above.has(begin, end):
+            lines = _ended(rendered(entry.kind, decoded(live.encoded), self._width, self._theme))
+            piece = clip(lines, begin, end, self._live_bytes // 2)
+            self._rendered += 1
+            self._rendered_lines += piece.total
+            lines_that_stand = piece.between(piece.first, stands)
+            live.above = clip(lines_that_stand, begin, begin, self._live_bytes // 2, first=piece.first)
+            return piece.between(begin, end)
+        return live.above.between(begin, end)
 
 
-def _ended(lines: list[str]) -> list[str]:
-    """With a blank line after it, if there is any."""
-    return [*lines, ""] if lines else lines
+def _ended(lines: Iterator[str]) -> Iterator[str]:
+    """With a blank line after them, if there are any."""
+    line = None
+    for line in lines:
+        yield line
+    if line is not None:
+        yield ""

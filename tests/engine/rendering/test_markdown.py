@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.rendering import cells, leaves, markdown, tables
-from engine.rendering.leaves import OPEN_MAX
+from engine.rendering.leaves import BLANKS_MAX, OPEN_MAX
 from engine.rendering.markdown import Markdown
 from engine.rendering.styles import (
     ASCII,
@@ -245,6 +245,28 @@ def test_retained_bytes_are_those_of_the_lines() -> None:
     empty = renderer.retained_bytes()
     renderer.feed("a line of text\n\n" * 100)
     assert 100 * 60 < renderer.retained_bytes() - empty < 100 * 200
+
+
+def test_lines_that_are_forgotten_leave_the_others_their_numbers() -> None:
+    text = "".join(f"line {number}\n\n" for number in range(100))
+    renderer, whole = Markdown(40), lines(text, 40, DARK)
+    renderer.feed(text[: len(text) // 2])
+    before = renderer.retained_bytes()
+    renderer.forget(30)
+    renderer.feed(text[len(text) // 2 :])
+    renderer.forget(20)
+    assert renderer.gone == 50 and renderer.height == len(whole) == 199
+    assert renderer.slice(50, 60) == whole[50:60] and renderer.slice(190, 300) == whole[190:]
+    assert renderer.lines() == whole[50:]
+    renderer.forget(1000)
+    assert renderer.gone + len(renderer.tail()) == 199 and renderer.stable == []
+    assert renderer.retained_bytes() < before - 2000
+
+
+def test_blank_lines_in_indented_code_are_shown_up_to_a_bound() -> None:
+    for blanks in (1, BLANKS_MAX, BLANKS_MAX + 1, 10 * BLANKS_MAX):
+        expected = ["  a", *[""] * min(blanks, BLANKS_MAX), "  b"]
+        assert shown("    a\n" + "\n" * blanks + "    b") == expected
 
 
 def test_a_mark_in_the_text_is_no_style() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+
 import pytest
 
-from engine.rendering.entries import Anchor, Page, Stored
+from engine.rendering.entries import Anchor, Live, Page, Stored
+from engine.rendering.kinds import render
 from engine.rendering.styles import DARK, LIGHT, plain
 from engine.rendering.view import ENTRY_BYTES, OPEN_ENTRIES_MAX, TranscriptView
 
@@ -326,6 +330,79 @@ def test_the_shelf_never_passes_its_bound_and_a_huge_message_is_kept_in_part() -
         assert len(view.page(Anchor("a5", line), 20).lines) == 20
     assert view.statistics().rendered == rendered
     assert shown(view.page(Anchor("a5", 7998), 2)) == ["line of text", ""]
+
+
+# Each makes far more bytes of lines than it has: by its own bytes nothing would be bounded.
+MULTIPLIED = {
+    "table rows": "|a|b|\n|-|-|\n" + "|\n" * 6000,
+    "rules": "---\n" * 6000,
+    "empty items": "-\n" * 12_000,
+    "blank lines of code": "```\n" + "\n" * 24_000,
+    "blank lines of indented code": "    a\n" + "\n" * 24_000 + "    b\n" * 4000,
+    "short lines": "a\n\n" * 8000,
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLIED)
+def test_the_lines_of_a_live_answer_are_bounded_whatever_its_text_makes_of_itself(name: str) -> None:
+    text, bound = MULTIPLIED[name], 40_000
+    whole = render("assistant", text, 100, DARK)
+    assert sum(map(len, whole)) > 2 * bound or len(whole) > 4000
+    view = TranscriptView(100, shelf_bytes=2 * bound)
+    view.append("a", "assistant")
+    for at in range(0, len(text), 3000):
+        view.extend("a", text[at : at + 3000])
+        view.page(view.end(40), 40)
+        # The text, the lines, the open end, and what was looked at above.
+        assert view.retained_bytes() < 2 * sys.getsizeof(text) + bound + bound // 2 + 20_000
+    assert view.page(view.end(40), 40).lines == (*whole[-39:], "")
+    assert view.statistics().rendered == 0  # following the end makes nothing again
+    for line in (0, 100, 5, len(whole) // 2, len(whole) - 10, 1):
+        assert list(view.page(Anchor("a", line), 40).lines) == [*whole, ""][line : line + 40]
+        assert view.retained_bytes() < 2 * sys.getsizeof(text) + bound + bound // 2 + 20_000
+    assert view.live_holders() == 1 and view.total() == len(whole) + 1
+    view.finalise()
+    assert view.page(view.end(40), 40).lines == (*whole[-39:], "")
+    assert list(view.page(Anchor("a", 7), 40).lines) == whole[7:47]
+    assert view.statistics().shelf.bytes <= 2 * bound
+
+
+def test_a_live_answer_keeps_lines_up_to_its_bound_and_no_more() -> None:
+    live, most = Live(b"", 10_000), 0
+    for number in range(500):
+        live.extend(f"line {number}\n\n")
+        made = live.rendered("assistant", 40, DARK)
+        assert made.stable_bytes() <= 10_000
+        most = max(most, made.stable_bytes())
+    assert most > 9_900 and 0 < made.gone < made.height == 999
+
+
+def test_a_look_above_what_a_live_answer_keeps_is_not_made_for_each_page() -> None:
+    view = TranscriptView(100, shelf_bytes=40_000)
+    view.append("a", "assistant", "---\n" * 3000)
+    view.page(view.end(40), 40)
+    made = []
+    for line in range(20, 60):  # a person scrolls while it streams
+        view.extend("a", "more\n\n")
+        assert len(view.page(Anchor("a", line), 20).lines) == 20
+        made.append(view.statistics().rendered)
+    assert made[0] == 1 and made[-1] <= 6  # once for as many lines as a quarter of the shelf has
+    view.resize(60)
+    assert len(view.page(Anchor("a", 20), 20).lines) == 20 and view.statistics().rendered == made[-1] + 1
+
+
+def test_what_is_made_to_look_at_a_huge_entry_is_let_go_as_it_comes() -> None:
+    text = "---\n" * 10_000  # 5 MB of lines
+    view = TranscriptView(200, source=lambda id: text, shelf_bytes=100_000)
+    view.load([Stored(id="a", kind="assistant", size=len(text)), Stored(id="u", kind="user", text="x")])
+    tracemalloc.start()
+    try:
+        assert len(view.page(Anchor("a", 10_000), 40).lines) == 40
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert view.statistics().rendered_lines == 2 * 10_000
+    assert most < 2_000_000
 
 
 # ------------------------------------------------------------------ texts that are elsewhere

@@ -14,7 +14,7 @@ from engine.rendering.view import OPEN_ENTRIES_MAX, TranscriptView
 
 TEXTS = (
     "", "word ", "# head\n\n", "- item\n", "```py\nx = 1\n", "| a | b |\n|---|---|\n| 1 | 2 |\n", "a\n\nb\n\nc\n\n",
-    "word " * 60,
+    "word " * 60, "line\n\n" * 40,
 )  # fmt: skip
 KINDS = sorted(LOOKS)
 SHELF = 3000
@@ -111,6 +111,11 @@ class Model:
                 anchor = view.move(anchor, number - 50)
             page = view.page(anchor, 6)
             assert page.first == (view.line_of(page.anchor) if page.anchor else 0) and len(page.lines) <= 6
+            kinds, row = dict(self.order), 0
+            for part in page.parts:
+                whole = [*render(kinds[part.id], self.texts[part.id], self.width, self.theme), ""]
+                assert list(page.lines[row : row + part.rows]) == whole[part.line : part.line + part.rows]
+                row += part.rows
 
     def lines(self) -> list[str]:
         found: list[str] = []
