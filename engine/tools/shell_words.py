@@ -20,7 +20,7 @@ import attrs
 
 from engine.limits import KIB
 from engine.tools.shell_carriers import PLAIN, carried
-from engine.tools.shell_script import Command, Found, Lost, Script
+from engine.tools.shell_script import UNKNOWN, Command, Found, Lost, Script
 from engine.tools.wildcard import ANY
 
 # Of a longer command nothing is read: it is a program in disguise, for a person to look at.
@@ -40,6 +40,7 @@ _VARIABLE: Final = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-])", re.A
 # Without what could hold a command: quotes, substitutions, nesting, and the operator that expands a value again.
 _BRACED: Final = re.compile(r"\$\{[^{}'\"`\\$\n@]*\}|\$\{@\}")
 _ANSI_C: Final = re.compile(r"\$'(?:[^'\\]|\\[^'])*'")
+_TOKENS: Final = re.compile(r"[\s\"'`(){}\[\]<>;|&!,=#\\]+")  # what stands between the words of code
 _BACKTICKS: Final = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
 _DOUBLE_QUOTED: Final = re.compile(r"[^\"\\$`]+")
 
@@ -145,8 +146,9 @@ class _Reader:
             self._found.doubt("a redirection names nothing")
             simple.redirection = None
         words, simple.words = simple.words, []
-        while words and _ASSIGNMENT.match(words[0]):
+        while words and (assignment := _ASSIGNMENT.match(words[0])):
             self._found.doubt("it sets a variable")
+            self._hint(words[0][assignment.end() :])  # which programs may run: a pager, an editor
             del words[0]
         if words:
             self._take(words)
@@ -164,20 +166,36 @@ class _Reader:
             found.command(Command(tuple(words)))
             return
         found.doubt(carrier.why)
-        found.command(Command(tuple(words), True, carrier.more))
+        found.command(Command(tuple(words), carrier.words, carrier.more))
         if carrier.unknown:
             found.unknown(f"{words[0]} reads commands from its input")
         for script in carrier.scripts:
             if ANY in script:
                 found.unknown("a script in it is not known before it runs")
             self._again(script)
+        for hint in carrier.hints:
+            self._hint(hint)
 
-    def _again(self, text: str) -> None:
+    def _hint(self, text: str) -> None:
+        """Note what may be a command in a text that is code of any language, or a setting."""
+        tokens = [token for token in _TOKENS.split(text) if token and ANY not in token]
+        if tokens:
+            self._found.command(Command(tuple(tokens), True))
+        apart = Found()
+        apart.again = self._found.again
+        self._again(text, apart)
+        self._found.again = apart.again
+        for command in apart.script().commands:
+            if command is not UNKNOWN:
+                self._found.command(command)
+
+    def _again(self, text: str, found: Found | None = None) -> None:
         """Read a part of what was read as a script of its own."""
-        self._found.again += len(text)
-        if self._found.again > _AGAIN_MAX:
+        found = found or self._found
+        found.again += len(text)
+        if found.again > _AGAIN_MAX:
             raise Lost("it has too many scripts in each other")
-        _Reader(text, self._found, self._depth).script()
+        _Reader(text, found, self._depth).script()
 
     # ------------------------------------------------------------ words
     def _add(self, text: str) -> None:
