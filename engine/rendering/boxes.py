@@ -1,4 +1,4 @@
-"""What blocks of Markdown are in: quotes and list items, and what they put before each line."""
+"""What blocks of Markdown are in: quotes and list items, and what they put before each line of a terminal."""
 
 from __future__ import annotations
 
@@ -34,26 +34,18 @@ class Item:
         return other
 
 
-class Stack:
-    """The open boxes, outermost first, and where they put lines: width and theme are those of the whole text."""
+class Boxes:
+    """The open boxes, outermost first. A writer's class says how they are shown."""
 
-    __slots__ = ("base", "begun", "boxes", "kept", "lead", "spaced", "theme", "width")
+    __slots__ = ("begun", "boxes", "spaced")
 
-    def __init__(self, width: int, theme: Theme, lead: Run, base: int) -> None:
-        self.width, self.theme, self.lead, self.base = width, theme, lead, base
+    def __init__(self) -> None:
         self.boxes: list[Quote | Item] = []
-        self.kept = 0  # of the boxes, those that have been open since the last leaf
-        self.begun = False  # there is a line
-        self.spaced = False  # the last leaf wants a blank line after it
+        self.begun = False  # something has been shown
+        self.spaced = False  # the last leaf wants space after it
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-    def copy(self) -> Stack:
-        other = Stack(self.width, self.theme, self.lead, self.base)
-        other.boxes = [box.copy() if isinstance(box, Item) else box for box in self.boxes]
-        other.kept, other.begun, other.spaced = self.kept, self.begun, self.spaced
-        return other
 
     def match(self, text: str) -> tuple[str, int]:
         """What is left of a source line within the boxes that it continues, and how many these are."""
@@ -72,16 +64,46 @@ class Stack:
                 return text, number
         return text, len(self.boxes)
 
+    def copy(self) -> Boxes:
+        raise NotImplementedError
+
     def push(self, box: Quote | Item) -> None:
         self.boxes.append(box)
 
     def pop_to(self, count: int, out: list[str]) -> None:
-        """Close all boxes but the first `count`. An item in which nothing was is a line with its marker."""
+        """Close all boxes but the first `count`. An item in which nothing was is shown by its marker."""
         if any(isinstance(box, Item) and not box.marked for box in self.boxes[count:]):
-            out.append(encode(self.prefix()))
+            self.show_empty(out)
             self.begun = True
         del self.boxes[count:]
+
+    def show_empty(self, out: list[str]) -> None:
+        """Show the open boxes, in which there is nothing."""
+        raise NotImplementedError
+
+
+class Stack(Boxes):
+    """Of a terminal: width and theme are those of the whole text."""
+
+    __slots__ = ("base", "kept", "lead", "theme", "width")
+
+    def __init__(self, width: int, theme: Theme, lead: Run, base: int) -> None:
+        super().__init__()
+        self.width, self.theme, self.lead, self.base = width, theme, lead, base
+        self.kept = 0  # of the boxes, those that have been open since the last leaf
+
+    def copy(self) -> Stack:
+        other = Stack(self.width, self.theme, self.lead, self.base)
+        other.boxes = [box.copy() if isinstance(box, Item) else box for box in self.boxes]
+        other.kept, other.begun, other.spaced = self.kept, self.begun, self.spaced
+        return other
+
+    def pop_to(self, count: int, out: list[str]) -> None:
+        super().pop_to(count, out)
         self.kept = min(self.kept, count)
+
+    def show_empty(self, out: list[str]) -> None:
+        out.append(encode(self.prefix()))
 
     @property
     def indent(self) -> int:

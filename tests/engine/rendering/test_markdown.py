@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.rendering import cells, leaves, markdown, tables
-from engine.rendering.leaves import BLANKS_MAX, OPEN_MAX
 from engine.rendering.markdown import Markdown
+from engine.rendering.source import BLANKS_MAX, OPEN_MAX
 from engine.rendering.styles import (
     ASCII,
     DARK,
