@@ -191,7 +191,7 @@ class Config:
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class _File:
+class File:
     """greenroom.toml as it is written; `limits` are read by engine.config_values."""
 
     listen: Address = str(Listen())
@@ -224,9 +224,9 @@ def parse(text: str, **overrides: object) -> Config:
     mistakes += [(f"limits.{name}", message) for name, message in wrong]
     mistakes += _unknown_limits(raw)
     mistakes += config_checks.call_timeouts(raw)
-    file: _File | None = None
+    file: File | None = None
     try:
-        file = codec.decode(raw, _File, most=MISTAKES_MAX)
+        file = codec.decode(raw, File, most=MISTAKES_MAX)
     except DecodeError as exc:
         mistakes += [(path, _advice(path, message)) for path, message in exc.fields]
     mistakes += config_checks.models(raw) + config_checks.toolsets(raw) + config_checks.places(raw)
@@ -247,7 +247,7 @@ def _read(text: str) -> dict[str, Any]:
         raise ConfigError([("", f"is not TOML: {exc}")]) from None
 
 
-def _build(file: _File, limits: Limits) -> Config:
+def _build(file: File, limits: Limits) -> Config:
     models = dict(file.models or {})
     # Who writes models down means the first of them, not the demo.
     default = file.default_model or next(iter(models), DEMO)
@@ -297,6 +297,6 @@ def _advice(path: str, message: str) -> str:
     section, _, rest = path.rpartition(".")
     if rest.lower() in _SECRET_NAMES:
         return "no key belongs in this file: name its environment variable in api_key_env or its file in api_key_file"
-    records = {"": _File, "models": ModelConfig, "toolsets": ToolsetConfig, "permissions": Permissions, "tls": Tls}
+    records = {"": File, "models": ModelConfig, "toolsets": ToolsetConfig, "permissions": Permissions, "tls": Tls}
     record = records.get(section.partition(".")[0])
     return message + (config_checks.meant(rest, attrs.fields_dict(record)) if record else "")

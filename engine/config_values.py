@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import attrs
@@ -24,6 +24,14 @@ SECONDS_MAX: Final = 10 * 366 * 86_400.0
 
 # These are part of the wire contract: clients rely on them, so a setting may not change them.
 WIRE_LIMITS: Final = frozenset({"frame_bytes", "string_bytes", "event_bytes"})
+
+# Bounds that would make another one senseless: (the bound, how it stands to the other one, the other one, why).
+Relation = Literal["more than", "at most"]
+RELATIONS: Final[tuple[tuple[str, Relation, str, str], ...]] = (
+    ("silence_timeout", "more than", "ping_interval", "a quiet peer answers pings only"),
+    ("delta_bytes", "at most", "string_bytes", "a delta is never cut"),
+    ("memory_soft", "at most", "memory_hard", "what can be dropped goes before runs are refused"),
+)
 
 _BYTES: Final = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": KIB, "mib": MIB, "gib": GIB}
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -168,11 +176,8 @@ def parse_limits(table: Mapping[str, object]) -> tuple[Limits, list[tuple[str, s
     if mistakes:
         return Limits(), mistakes
     limits = Limits(**values)  # type: ignore[arg-type]
-    # Bounds that would make another one senseless.
-    if limits.silence_timeout <= limits.ping_interval:
-        mistakes.append(("silence_timeout", "has to be longer than ping_interval: a quiet peer answers pings only"))
-    if limits.delta_bytes > limits.string_bytes:
-        mistakes.append(("delta_bytes", f"at most {limits.string_bytes}: a delta is never cut"))
-    if limits.memory_soft > limits.memory_hard:
-        mistakes.append(("memory_soft", "at most memory_hard: what can be dropped goes before runs are refused"))
+    for name, relation, other, why in RELATIONS:
+        value, than = getattr(limits, name), getattr(limits, other)
+        if value > than if relation == "at most" else value <= than:
+            mistakes.append((name, f"has to be {relation} {other}: {why}"))
     return limits, mistakes

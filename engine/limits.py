@@ -164,4 +164,15 @@ class Limits:
     cancel_grace: float = _seconds(5, "what is cancelled has this long to leave a valid history")
 
 
+# What the bounds are of: each heading with the name of the first one below it.
+GROUPS: Final = (
+    ("mailbox_messages", "Actors"),
+    ("run_log_entries", "Runs and their replay logs"),
+    ("window_messages", "Transcripts and the store"),
+    ("tool_result_bytes", "Tools"),
+    ("connect_timeout", "Model calls"),
+    ("connections_max", "The port"),
+    ("memory_soft", "The daemon"),
+)
+
 DEFAULT: Final = Limits()

@@ -60,6 +60,7 @@ ENGINE_ORDER = (
     ("config_values", "prices"),
     ("config_checks",),
     ("config", "mcp", "rendering"),
+    ("config_reference",),
     ("wire",),
     ("storage",),  # reads rows as the wire shows them, so that a long text is never whole in memory
 )

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.cli.arguments_operate import add_commands
 from engine.version import VERSION
 
 EXIT_CODES: Final = """\
@@ -59,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _toolsets(command)
     _stats(command)
     _store(command)
+    add_commands(command)
     _stop(command)
     _completion(command)
     return parser

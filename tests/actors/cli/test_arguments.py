@@ -27,7 +27,8 @@ COMMANDS = parsers(make_parser())
 
 def test_the_commands() -> None:
     top = {name for name in COMMANDS if name and " " not in name}
-    assert top == {"serve", "chat", "run", "sessions", "runs", "toolsets", "stats", "store", "stop", "completion"}
+    everyday = {"serve", "chat", "run", "sessions", "runs", "toolsets", "stats", "store", "stop", "completion"}
+    assert top == everyday | {"page", "config"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,0 +1,49 @@
+"""The arguments of commands for whoever operates a daemon: page, config. See actors.cli.arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Command = Callable[..., argparse.ArgumentParser]
+
+
+def add_commands(command: Command) -> None:
+    _page(command)
+    _config(command)
+
+
+def _page(command: Command) -> None:
+    parser = command(
+        "page",
+        "page",
+        "print the address with which a browser signs in",
+        "greenroom page --open",
+        "greenroom page | wl-copy",
+        description="Print the address with which a browser signs in to the running daemon. It is a key: do not hand\n"
+        "it on.",
+    )
+    parser.add_argument("--open", action="store_true", help="open it in a browser, too")
+
+
+def _config(command: Command) -> None:
+    parser = command(
+        "config",
+        "config",
+        "print every setting with its default and its reason, or check a file",
+        "greenroom config | less",
+        "greenroom config > ~/.config/greenroom/greenroom.toml",
+        "greenroom config check",
+        "greenroom config check new.toml",
+        description="Print a configuration file that changes nothing: every setting in comments, with its default,\n"
+        "what it may be, and what it is for.",
+    )
+    parser.add_argument("--markdown", action="store_true", help="print it as a document")
+    parser.set_defaults(action=None, json=False)
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", title="actions (print, if there is none)")
+    check = actions.add_parser("check", help="say whether a file is right, and each mistake with its place")
+    check.add_argument("file", nargs="?", metavar="FILE", help="the file (the one that the daemon reads)")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    # As every command has them; `file` goes before.
+    check.add_argument("--data", metavar="DIR", default=argparse.SUPPRESS, help="data directory")
+    check.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="configuration")
