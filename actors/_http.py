@@ -103,13 +103,27 @@ class HttpClient:
         """POST `body`, whose pieces are let go as they are sent; the media that it shows are read by `media` meanwhile.
         Leaving the block closes the connection at once, unless the response was read to its end. Raises PeerError;
         redirects are answers like others."""
-        client = await self._opened()
         pieces = deque(itertools.chain.from_iterable(map(split, body)))
         size = sum(map(len, pieces))
         # The body is never compressed: it is read as it arrives, and a bound on it means its bytes.
-        own = {"content-length": str(size), "content-type": "application/json", "accept-encoding": "identity"}
+        own = {"content-length": str(size), "content-type": "application/json"}
+        async with self._sent("POST", url, {**headers, **own}, _blocks(pieces, media)) as answer:
+            yield answer
+
+    @contextlib.asynccontextmanager
+    async def get(self, url: str, headers: dict[str, str]) -> AsyncIterator[HttpAnswer]:
+        """GET. As `post`."""
+        async with self._sent("GET", url, headers, None) as answer:
+            yield answer
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, method: str, url: str, headers: dict[str, str], content: AsyncIterator[bytes] | None
+    ) -> AsyncIterator[HttpAnswer]:
+        client = await self._opened()
+        headers = {**headers, "accept-encoding": "identity"}
         with _translated():
-            request = client.build_request("POST", url, headers={**headers, **own}, content=_blocks(pieces, media))
+            request = client.build_request(method, url, headers=headers, content=content)
         self.arrivals.pace.streams += 1
         try:
             with _translated():

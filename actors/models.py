@@ -167,7 +167,7 @@ class Models:
 
     @contextlib.asynccontextmanager
     async def _service(self, config: ModelConfig, request: ModelRequest) -> AsyncIterator[ModelStream]:
-        key, source = await self._key(config)
+        key, source = await read_key(config, self._environ, self._threads)
         call = (_anthropic if config.provider == "anthropic" else _openai)(
             config, request, key, self._limits, self._pieces
         )
@@ -189,28 +189,43 @@ class Models:
                     )
                 yield _ServiceStream(answer, call.decoder, deadlines)
 
-    async def _key(self, config: ModelConfig) -> tuple[str | None, str | None]:
-        """The key, read anew for each call, and where it comes from. Raises PeerError if it cannot be used."""
-        if config.api_key_env is not None:
-            source = f"the environment variable {config.api_key_env}"
-            text = self._environ.get(config.api_key_env)
-            if text is None:
-                raise PeerError("provider_error", f"the model's key is missing: {source} is not set")
-        elif config.api_key_file is not None:
-            source = f"the file {config.api_key_file}"
-            try:
-                text = await trio.to_thread.run_sync(
-                    _read_key, config.api_key_file, limiter=self._threads, abandon_on_cancel=True
-                )
-            except OSError as exc:
-                raise PeerError("provider_error", f"the model's key is missing: {source}: {exc.strerror}") from None
-        else:
-            return None, None
-        text = text.strip()
-        hide(text)
-        if not text or not text.isascii() or not text.isprintable():
-            raise PeerError("provider_error", f"{source} does not hold a key: one line of ASCII was expected")
-        return text, source
+
+async def read_key(
+    config: ModelConfig, environ: Mapping[str, str], limiter: trio.CapacityLimiter | None = None
+) -> tuple[str | None, str | None]:
+    """The key, read anew for each call, and where it comes from; (None, None) for a model that has none. It is hidden
+    from now on. Raises PeerError if it cannot be used."""
+    if config.api_key_env is not None:
+        source = f"the environment variable {config.api_key_env}"
+        text = environ.get(config.api_key_env)
+        if text is None:
+            raise PeerError("provider_error", f"the model's key is missing: {source} is not set")
+    elif config.api_key_file is not None:
+        source = f"the file {config.api_key_file}"
+        try:
+            text = await trio.to_thread.run_sync(
+                _read_key, config.api_key_file, limiter=limiter, abandon_on_cancel=True
+            )
+        except OSError as exc:
+            raise PeerError("provider_error", f"the model's key is missing: {source}: {exc.strerror}") from None
+    else:
+        return None, None
+    text = text.strip()
+    hide(text)
+    if not text or not text.isascii() or not text.isprintable():
+        raise PeerError("provider_error", f"{source} does not hold a key: one line of ASCII was expected")
+    return text, source
+
+
+def service(config: ModelConfig, key: str | None) -> tuple[str, dict[str, str]]:
+    """Where the service of a model is, without a slash at the end, and the headers that each request has."""
+    if config.provider == "anthropic":
+        # Some write the version of the path into the URL, as other services want it.
+        base = (config.base_url or anthropic_request.BASE_URL).rstrip("/").removesuffix("/v1")
+        headers = {"anthropic-version": anthropic_request.VERSION}
+        return f"{base}/v1", headers | ({} if key is None else {"x-api-key": key})
+    assert config.base_url is not None, "the configuration refuses a service without a URL"
+    return config.base_url.rstrip("/"), {} if key is None else {"authorization": f"Bearer {key}"}
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -224,21 +239,20 @@ class _Call:
 
 
 def _openai(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits, pieces: Pieces) -> _Call:
-    assert config.base_url is not None, "the configuration refuses a service without a URL"
+    base, headers = service(config, key)
     return _Call(
-        url=f"{config.base_url.rstrip('/')}/chat/completions",
-        headers={} if key is None else {"authorization": f"Bearer {key}"},
+        url=f"{base}/chat/completions",
+        headers=headers,
         body=openai_request.encode_request(request, pieces),
         decoder=OpenAIDecoder(limits),
     )
 
 
 def _anthropic(config: ModelConfig, request: ModelRequest, key: str | None, limits: Limits, pieces: Pieces) -> _Call:
-    # Some write the version of the path into the URL, as other services want it.
-    base = (config.base_url or anthropic_request.BASE_URL).rstrip("/").removesuffix("/v1")
+    base, headers = service(config, key)
     return _Call(
-        url=f"{base}/v1/messages",
-        headers={"anthropic-version": anthropic_request.VERSION} | ({} if key is None else {"x-api-key": key}),
+        url=f"{base}/messages",
+        headers=headers,
         # Services that only speak the format may refuse a field that they do not know.
         body=anthropic_request.encode_request(
             request, config.max_output_tokens, pieces, cached=config.base_url is None
