@@ -1,0 +1,146 @@
+// A text as it grows: plain at once, then the daemon's HTML. What the daemon has taken is final and never touched again.
+
+import { fragment } from "./html.js";
+
+const PERIOD = 250; // ms between two renderings of one text while it grows
+const PIECE = 16_384; // characters sent at a time, as the protocol asks
+const AT_ONCE = 4; // requests of the page at the same time
+const AGAIN = 1000; // ms after a lost connection
+
+let link = null;
+let working = 0;
+const waiting = [];
+
+/** The connection that renders; without one all text stays plain. */
+export function renderWith(connection) {
+  link = connection;
+}
+
+function pump() {
+  while (working < AT_ONCE && waiting.length) {
+    working += 1;
+    const view = waiting.shift();
+    view._render().finally(() => {
+      working -= 1;
+      pump();
+    });
+  }
+}
+
+export class Markdown {
+  constructor() {
+    this._open = document.createElement("div"); // what is behind the final part, as it looks if the text ended here
+    this._open.className = "open";
+    this.element = document.createElement("div");
+    this.element.className = "markdown";
+    this.element.append(this._open);
+    this._text = "";
+    this._done = false;
+    this._wanted = false;
+    this._queued = false; // waits or is being rendered
+    this._timer = 0;
+    this._last = 0; // when it was rendered
+    this._clear();
+  }
+
+  /** Show `text`, which usually is what was shown and more; `done` when no more follows. */
+  set(text, done) {
+    if (text === this._text && done === this._done) return;
+    if (!text.startsWith(this._text)) this._clear();
+    this._text = text;
+    this._done = done;
+    this._settled = false;
+    this._showPlain();
+    this._schedule();
+  }
+
+  /** It is about to be seen: only then it is rendered. */
+  want() {
+    this._wanted = true;
+    this._schedule();
+  }
+
+  close() {
+    clearTimeout(this._timer);
+    this._wanted = false;
+  }
+
+  _clear() {
+    this._taken = 0; // characters whose nodes are final
+    this._rendered = 0; // characters of which there is HTML at all
+    this._state = undefined;
+    this._plain = null; // the text node behind them
+    this._settled = false;
+    this._open.replaceChildren();
+    this.element.replaceChildren(this._open);
+  }
+
+  _showPlain() {
+    const rest = this._text.slice(this._rendered);
+    if (this._plain === null) {
+      if (!rest) return;
+      const holder = document.createElement(this._rendered === this._taken ? "p" : "span");
+      holder.className = "plain";
+      this._plain = holder.appendChild(document.createTextNode(""));
+      // The words that come are the end of the open paragraph, if it ends in one.
+      (holder.localName === "p" ? this._open : lastBlock(this._open)).append(holder);
+    }
+    if (rest.startsWith(this._plain.data)) this._plain.appendData(rest.slice(this._plain.data.length));
+    else this._plain.data = rest;
+  }
+
+  _schedule() {
+    if (!this._wanted || this._queued || this._settled || this._timer || this._text === "") return;
+    const behind = this._text.length - this._taken >= PIECE;
+    const wait = this._done || behind ? 0 : Math.max(0, this._last + PERIOD - performance.now());
+    this._timer = setTimeout(() => {
+      this._timer = 0;
+      this._queued = true;
+      waiting.push(this);
+      pump();
+    }, wait);
+  }
+
+  async _render() {
+    this._last = performance.now();
+    const [text, taken, done] = [this._text, this._taken, this._done];
+    let piece = text.slice(taken, taken + PIECE);
+    if (/[\ud800-\udbff]$/u.test(piece)) piece = piece.slice(0, -1);
+    try {
+      const state = this._state === undefined ? {} : { state: this._state };
+      const made = await link.request("markdown.render", { text: piece, ...state });
+      // The text may have been replaced by another meanwhile.
+      if (this._taken === taken && this._text.startsWith(text)) this._show(made, piece, done && taken + piece.length === text.length);
+    } catch (error) {
+      if (error.code === "lost") setTimeout(() => this._schedule(), AGAIN);
+      this._settled = error.code !== "lost"; // what is refused stays plain
+    }
+    this._queued = false;
+    this._schedule();
+  }
+
+  _show(made, piece, whole) {
+    this._open.before(fragment(made.html));
+    const size = position(piece, made.taken);
+    this._taken += size;
+    this._state = made.state;
+    this._rendered = this._taken + (made.more ? 0 : piece.length - size);
+    this._plain = null;
+    this._open.replaceChildren(fragment(made.open_html));
+    this._showPlain();
+    this._settled = whole && !made.more && this._text.length === this._rendered;
+  }
+}
+
+function lastBlock(element) {
+  let block = element;
+  while (block.lastElementChild && /^(?:p|h[1-6]|ul|ol|li|blockquote|pre|code)$/u.test(block.lastElementChild.localName)) block = block.lastElementChild;
+  return block;
+}
+
+/** Where the first `points` characters of Unicode end, in the units that JavaScript counts. */
+function position(text, points) {
+  let at = 0;
+  for (let left = points; left > 0 && at < text.length; left -= 1) at += text.codePointAt(at) > 0xffff ? 2 : 1;
+  return at;
+}
