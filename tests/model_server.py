@@ -28,6 +28,7 @@ from typing import Any
 import h11
 import trio
 
+from tests import attacks
 from tests.model_formats import Format, compact, format_of
 from tests.overflows import WORDINGS
 
@@ -146,6 +147,16 @@ async def tool(answer: Answer, asked: Settings) -> None:
     for event in thoughts + answer.format.call(asked["name"], [text[at : at + 5] for at in range(0, len(text), 5)]):
         await answer.event(event)
     await answer.end(calls=True)
+
+
+async def attack(answer: Answer, asked: Settings) -> None:
+    """All of tests.attacks, torn into pieces of `size` characters."""
+    size = int(asked.get("size", "7"))
+    await answer.begin()
+    for at in range(0, len(attacks.ALL), size):
+        await answer.text(attacks.ALL[at : at + size])
+    await answer.text("\n\nthe attack is over")
+    await answer.end()
 
 
 async def status(answer: Answer, asked: Settings) -> None:
@@ -304,7 +315,7 @@ async def overflow(answer: Answer, asked: Settings) -> None:
 SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
-        greeting, stream, tool, status, error_midstream, cut, ended, garbage, event, emoji,
+        greeting, stream, tool, attack, status, error_midstream, cut, ended, garbage, event, emoji,
         silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect, overflow,
     )
 }  # fmt: skip

@@ -1,0 +1,61 @@
+"""Texts that would steer a terminal if they came through: what a model, a tool or a title may hold."""
+
+from __future__ import annotations
+
+ATTACKS = {
+    "clear the screen": "\x1b[2J\x1b[H",
+    "set the title": "\x1b]0;owned\x07",
+    "title by string terminator": "\x1b]2;owned\x1b\\",
+    "write the clipboard": "\x1b]52;c;cm0gLXJmIC8=\x07",
+    "hidden hyperlink": "\x1b]8;;http://evil\x1b\\bank\x1b]8;;\x1b\\",
+    "ask and be answered": "\x1b[6n\x1b[c\x1b[>q\x1b[21t",
+    "device control string": "\x1bP$q\x22p\x1b\\",
+    "application string": "\x1b_Gf=100,a=T;AAAA\x1b\\",
+    "privacy message": "\x1b^secret\x1b\\",
+    "reset": "\x1bc",
+    "other screen": "\x1b[?1049h",
+    "mouse on": "\x1b[?1003h",
+    "paste mode": "\x1b[200~rm -rf /\n\x1b[201~",
+    "one-byte CSI": "\x9b31m",
+    "one-byte OSC": "\x9d0;owned\x9c",
+    "unfinished": "\x1b[",
+    "torn in two": "\x1b\x1b[[31m",
+    "within a sequence": "\x1b[\x1b[31m31m",
+    "very long parameters": "\x1b[" + "1;" * 500 + "m",
+    "notice and other commands": "\x1b]9;owned\x07\x1b]133;A\x1b\\\x1b]1337;File=:AAAA\x07",
+    "picture": "\x1bPq#0;2;0;0;0~~\x1b\\",
+    "start of string": "\x1bXowned\x1b\\",
+    "end of string in one byte": "\x1b]52;c;b3duZWQ=\x9c",
+    "one-byte device control": "\x90q\x9c\x9f\x9e\x98",
+    "keys and columns": "\x1b[>4;1m\x1b[?1;2004h\x1b[8;1;1t\x1b#8\x1b)0",
+    "joiners": "a" + "\u200d\ufe0f" * 40 + "b",
+    "bell": "\x07" * 3,
+    "backspace over": "safe\x08\x08\x08\x08evil",
+    "write over": "safe\revil",
+    "vertical tab and form feed": "a\x0bb\x0cc",
+    "delete": "a\x7fb",
+    "shift out": "\x0e\x0f",
+    "nul": "a\x00b",
+    "our own mark": "\x01AB\x01",
+    "right to left": "user\u202exxx\u202c",
+    "isolates": "\u2066a\u2067b\u2068c\u2069",
+    "marks of direction": "\u200e\u200f\u061c",
+    "hidden letters": "a\u200b\u2060\ufeff\u00adb",
+    "tags": "\U000e0041\U000e0042",
+    "line separators": "a\u2028b\u2029c\x85d",
+    "as decimal entity": "&#27;[31m &#155;2J &#13; &#10;",
+    "as hex entity": "&#x1b;]0;x&#x7; &#x202e;",
+    "escape in code": "`\x1b[31m`",
+    "escape in a fence": "```\x1b[31m\n\x1b[2J\n```",
+    "escape in the language": "```py\x1b]0;x\x07\ncode\n```",
+    "escape in an address": "[a](http://x/\x1b[31m) <http://\x1b[2J>",
+    "escape in a table": "|\x1b[2J|b|\n|-|-|\n|\x07|\u202e|",
+    "escape in a heading": "# \x1b[31m\n\x1b[0m\n===",
+    "halves of characters": "\ud83d\x1b[31m\ude00",
+    "interlinear": "\ufff9a\ufffab\ufffb",
+}
+
+# As one text, in which each can be found by its name. Halves of characters are none of JSON's.
+ALL = "\n\n".join(
+    f"{name}: {text}" for name, text in ATTACKS.items() if not any("\ud800" <= sign <= "\udfff" for sign in text)
+)

@@ -1,0 +1,176 @@
+"""A program on a terminal of its own, and what a person sees there.
+
+The terminal is emulated (pyte): `text` is what is on the screen now, `raw` every byte that the program wrote. It
+answers no question that a program may ask a terminal, as many do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import pyte
+
+LIMIT = 60.0  # absolute, for a hung test
+# A session's leader that opens a terminal gets it as its own: Ctrl-C is a signal then.
+_ON_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
+# The emulator takes sequences with these signs for others, or for text.
+_UNKNOWN = re.compile(rb"\x1b\[[<=>][0-9;:]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*)?\Z")
+
+
+class Screen:
+    """Closed by leaving the block: the program is killed if it runs."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        *,
+        columns: int = 100,
+        rows: int = 30,
+    ) -> None:
+        self.raw = bytearray()
+        self._held = b""  # of a sequence that has not ended
+        self._screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self._screen)
+        self._master, slave = pty.openpty()
+        self._ended = False
+        self._set_size(columns, rows)
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", _ON_TERMINAL, os.ttyname(slave), *command],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=env,
+            cwd=cwd,
+        )
+        self._slave: int | None = slave  # until it is opened: a terminal that nobody has open has ended
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        if self._slave is not None:
+            os.close(self._slave)
+        os.close(self._master)
+
+    # -------------------------------------------------------------- what is seen
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._screen.display]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def row_of(self, text: str) -> int:
+        """The number of the first row that has it."""
+        return next(number for number, line in enumerate(self.lines) if text in line)
+
+    def expect(self, *wanted: str | re.Pattern[str]) -> None:
+        """Until all of it is on the screen at once."""
+        self.until(lambda: all(self._has(each) for each in wanted), wanted)
+
+    def expect_gone(self, unwanted: str) -> None:
+        """Until it is not on the screen any more."""
+        self.until(lambda: unwanted not in self.text, ("without", unwanted))
+
+    def _has(self, wanted: str | re.Pattern[str]) -> bool:
+        return wanted in self.text if isinstance(wanted, str) else wanted.search(self.text) is not None
+
+    def until(self, condition: Callable[[], bool], what: object = "") -> None:
+        """Read until it holds."""
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0 and self._read(left), (
+                f"no {what!r} on the screen:\n{self.text}\n{bytes(self.raw[-2000:])!r}"
+            )
+
+    def drain(self) -> None:
+        """Read what is there already."""
+        while self._read(0):
+            pass
+
+    def _read(self, seconds: float) -> bool:
+        """False when nothing came, or the program has closed its terminal."""
+        if self._ended or not select.select([self._master], [], [], max(seconds, 0))[0]:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # the terminal ends with its last program
+            data = b""
+        if not data:
+            self._ended = True
+            return False
+        if self._slave is not None:
+            os.close(self._slave)
+            self._slave = None
+        self.raw += data
+        data = _UNKNOWN.sub(b"", self._held + data)
+        unfinished = _UNFINISHED.search(data)
+        self._held = data[unfinished.start() :] if unfinished else b""
+        self._stream.feed(data[: unfinished.start()] if unfinished else data)
+        return True
+
+    # -------------------------------------------------------------- what is done
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The program is told by a signal, as every terminal does."""
+        self.drain()
+        self._screen.resize(rows, columns)
+        self._set_size(columns, rows)
+
+    def _set_size(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def wait(self) -> int:
+        """Read to the end; the exit code."""
+        deadline = time.monotonic() + LIMIT
+        while self._read(deadline - time.monotonic()):
+            pass
+        return self.process.wait(LIMIT)
+
+    def mode(self) -> list[int]:
+        """The flags of the line discipline: as they were, when a program has left."""
+        return [flag for flag in termios.tcgetattr(self._master)[:4] if isinstance(flag, int)]
+
+
+# ------------------------------------------------------------------ what was written
+_TOKEN = re.compile(
+    r"\x1b\[(?P<csi>[0-?]*[ -/]*[@-~])"
+    r"|\x1b\](?P<osc>[^\x07\x1b]*)(?:\x07|\x1b\\)"
+    r"|\x1b(?P<string>[PX^_][^\x1b]*)\x1b\\"
+    r"|\x1b(?P<escape>[ -/]*[0-~])"
+    r"|(?P<control>[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
+)
+
+
+def sequences(raw: bytes | bytearray) -> Iterator[tuple[str, str]]:
+    """Everything in a program's output that a terminal obeys, as kind (csi, osc, string, escape, control) and what it
+    says. The output has to be UTF-8."""
+    for found in _TOKEN.finditer(bytes(raw).decode()):
+        kind = found.lastgroup
+        assert kind is not None
+        yield kind, found[kind]
