@@ -196,17 +196,21 @@ async def _session_watch(client: Client, params: methods.SessionWatch) -> Json |
     registry = client.services.registry
     with client.watch_place() as watch_id:
         feed = await registry.watch_session(params.session_id)
-        live = {run.run.id for _, run in feed.runs_after(0)}
-        gone: list[RunFeed] = []
-        for run_id in params.after or ():
-            if run_id not in live:
-                run = await registry.watch_run(run_id)
+        found: dict[str, RunFeed] = {}
+        while unseen := (params.after or {}).keys() - found.keys() - (live := _live(feed)):  # some end while we look
+            for run_id in unseen:
+                run = found[run_id] = await registry.watch_run(run_id)
                 if run.run.session_id != params.session_id:
                     raise CallerError("unknown_run", f"the session has no run {run_id}")
-                gone.append(run)
+        # One that waits, or has begun meanwhile, has its turn behind those that began before it.
+        gone = [run for run_id, run in found.items() if run.ended and run_id not in live]
         gone.sort(key=lambda run: run.run.created_at)
         watch = SessionWatch(watch_id, client.post, feed, params.after, gone)
         return Begun({"watch_id": watch_id, "runs": [_watched(run.record()) for run in watch.runs]}, watch)
+
+
+def _live(feed: SessionFeed) -> set[str]:
+    return {run.run.id for _, run in feed.runs_after(0)}
 
 
 # ------------------------------------------------------------------ runs

@@ -51,8 +51,10 @@ class RunReader:
         self._watch_id = watch.id
         self._ring = watch.ring
         self.feed = feed
-        # A log may begin above 1: there is nothing before it that could be missed.
-        self.cursor = max(after, feed.run.first_seq - 1)
+        # A log may begin above 1: there is nothing before it that could be missed. Of a run that waits there is
+        # nothing at all, whatever its reader thinks to have.
+        before = feed.run.first_seq - 1
+        self.cursor = before if feed.log.last_seq == before and not feed.ended else max(after, before)
         self.pieces: deque[bytes] = deque()
         self.from_store = False  # the events had left memory: the final message was told instead
         self._post = post
@@ -235,19 +237,21 @@ class SessionWatch(Watch):
         after: Mapping[str, int] | None,
         gone: Sequence[RunFeed] = (),
     ) -> None:
-        """`after` has cursors by run; without it the watch begins at the active run. `gone` are runs named there that
-        have left memory."""
+        """`after` has cursors by run; without one of a run that has begun the watch begins at the active run. `gone`
+        are runs named there that have left memory."""
         super().__init__(watch_id, post)
         self._feed = feed
-        after = after or None
-        self._after = dict(after or {})
         self._backlog = deque(gone)
         self._changes = feed.changes
         self._reader: RunReader | None = None
         known = feed.runs_after(0)
-        wanted = [index for index, run in known if (not run.ended if after is None else run.run.id in after)]
+        # Of a run that has not begun there is nothing that a reader could have.
+        begun = {run.run.id for run in (*gone, *(run for _, run in known))}
+        self._after = {run_id: seq for run_id, seq in (after or {}).items() if run_id in begun}
         # With cursors, everything since the oldest run that is named; a run that ended before it was seen is told too.
-        self._index = wanted[0] - 1 if wanted else feed.last_index if after is None or not gone else 0
+        wanted = [index for index, run in known if run.run.id in self._after] or ([1] if gone else [])
+        wanted = wanted or [index for index, run in known if not run.ended]
+        self._index = wanted[0] - 1 if wanted else feed.last_index
         feed.attach(self.ring)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -346,6 +347,64 @@ async def test_a_run_that_has_left_memory_is_told_before_the_others() -> None:
         stranger.runs["run_x"] = FakeRun("run_x", session_id="ses_other")
         error = await wire.error("session.watch", session_id="ses_1", after={"run_x": 1})
         assert error["data"]["code"] == "unknown_run"
+
+
+async def test_a_run_that_waits_is_told_when_its_turn_comes_and_once() -> None:
+    async with serve() as served, served.connect() as wire:
+        active = served.registry.add(FakeRun("run_1"))
+        active.start()
+        waiting = served.registry.runs["run_2"] = FakeRun("run_2")  # not among the session's runs yet
+        waiting.feed.run = attrs.evolve(waiting.feed.run, status="queued")
+        # Whoever comes back names all runs that it knows, with what it has of each: of this one nothing.
+        for after in ({"run_2": 0}, {"run_2": 7, "run_1": 2}):
+            result = await wire.request("session.watch", session_id="ses_1", after=after)
+            assert [run["run_id"] for run in result["runs"]] == ["run_1"]
+        active.delta("first")
+        active.finish()
+        served.registry.sessions["ses_1"].add(waiting.feed)
+        waiting.start()
+        waiting.delta("second")
+        waiting.finish()
+        pushes = []
+        ends = 0
+        while ends < 4:  # two runs, two watches
+            pushes.append(await wire.push())
+            ends += sum(event["type"] == "run.finished" for event in pushes[-1][1]["events"])
+        assert {method for method, _ in pushes} == {"run.events"}
+        for watch_id, begin in (("w1", 1), ("w2", 3)):
+            seqs = [
+                (params["run_id"], event["seq"])
+                for _, params in pushes
+                if params["watch_id"] == watch_id
+                for event in params["events"]
+            ]
+            assert seqs == [("run_1", n) for n in range(begin, 5)] + [("run_2", n) for n in range(1, 5)]
+
+
+async def test_a_run_that_begins_while_a_watch_is_made_is_told_once() -> None:
+    async with serve() as served, served.connect() as wire:
+        run = served.registry.runs["run_2"] = FakeRun("run_2")
+        held = served.registry.held["watch_run"] = trio.Event()
+        await wire.send("session.watch", session_id="ses_1", after={"run_2": 0})
+        await trio.testing.wait_all_tasks_blocked()
+        served.registry.sessions["ses_1"].add(run.feed)
+        run.start()
+        run.delta("once")
+        held.set()
+        assert (await wire.receive())["result"]["runs"][0]["run_id"] == "run_2"
+        run.finish()
+        assert await collect(wire, "run_2") == {"run_2": "once"}
+        await wire.request("ping")
+        assert wire.pushes == []
+
+
+async def test_nothing_is_missed_of_a_run_that_has_no_events_yet() -> None:
+    async with serve() as served, served.connect() as wire:
+        run = served.registry.add(FakeRun())
+        await wire.request("run.watch", run_id="run_1", after=5)
+        run.start()
+        method, params = await wire.push()
+        assert (method, params["events"][0]["seq"]) == ("run.events", 1)
 
 
 async def test_changes_of_a_session_are_told_once_for_many() -> None:
