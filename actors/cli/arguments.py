@@ -131,12 +131,15 @@ def _chat(command: _Command) -> None:
     parser = command(
         "chat",
         "chat",
-        "talk with a model, line by line",
+        "talk with a model",
         "greenroom chat",
         "greenroom chat --start --session ses_…",
-        description="Talk with a model, line by line. Ctrl-C stops the answer, once more leaves. /help lists what else "
-        "there is.",
+        "greenroom chat --plain",
+        description="Talk with a model. On a terminal the chat fills it: F1 lists the keys. In pipes, on a terminal "
+        "that says it is dumb, and with --plain it\ngoes line by line: Ctrl-C stops the answer, once more leaves, and "
+        "/help lists what else there is.",
     )
+    parser.add_argument("--plain", action="store_true", help="line by line, nothing of the screen but lines")
     parser.add_argument("--session", metavar="ID", help="go on with this session")
     parser.add_argument("--model", metavar="NAME", help="the model to ask (the session's)")
     _approve(parser)

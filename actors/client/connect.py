@@ -111,6 +111,10 @@ class Client:
             await self._changed.wait()
         return self._link
 
+    async def wait_lost(self) -> None:
+        """Until the present connection has ended. Raises NoDaemon, ConnectionLost if there is none any more."""
+        await (await self.linked()).wait_ended()
+
     # -------------------------------------------------------------- the connection
     async def hold(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a connection; started when the first one is there, raises if that fails. Returns when it is lost and

@@ -144,7 +144,7 @@ def test_on_a_terminal_the_person_is_asked(
 
 
 def test_a_chat_asks_and_remembers(server: DaemonProcess, place: Path) -> None:
-    chat = Terminal([*COMMAND, "chat"], environment(GREENROOM_DATA=str(server.folder)), place)
+    chat = Terminal([*COMMAND, "chat", "--plain"], environment(GREENROOM_DATA=str(server.folder)), place)
     chat.expect("> ")
     chat.type("read secret.txt\n")
     chat.expect("allow?")

@@ -444,7 +444,7 @@ def terminal(folder: Path, *words: str, cwd: Path | None = None) -> Terminal:
 
 
 def test_chat_on_a_terminal(server: DaemonProcess) -> None:
-    chat = terminal(server.folder, "chat")
+    chat = terminal(server.folder, "chat", "--plain")
     chat.expect("model demo")
     chat.expect("> ")
     chat.type("count to 3\n")
@@ -467,7 +467,7 @@ def test_chat_on_a_terminal(server: DaemonProcess) -> None:
 
 
 def test_leaving_a_chat_by_an_interrupt_is_5(server: DaemonProcess) -> None:
-    chat = terminal(server.folder, "chat")
+    chat = terminal(server.folder, "chat", "--plain")
     chat.expect("> ")
     chat.type("\x03")
     assert chat.wait() == 5
@@ -476,7 +476,7 @@ def test_leaving_a_chat_by_an_interrupt_is_5(server: DaemonProcess) -> None:
 def test_chat_goes_on_with_another_daemon(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with ending(folder):
-        chat = terminal(folder, "chat", "--start")
+        chat = terminal(folder, "chat", "--plain", "--start")
         chat.expect("> ")
         chat.type("count to 2\n")
         chat.expect("1 2 ")

@@ -1,0 +1,523 @@
+"""The client's side of the full-screen chat: connections one after another, the session that is shown, and what the
+person does. On trio; a screen reads its state and is told when that has changed.
+
+A connection that is lost is made again for ever, with waits that grow to some seconds and are told. A message that was
+given and not acknowledged is sent again with the next connection, by the same idempotency key. Whatever else the person
+does without a connection is refused with a note.
+
+All of it is called on trio's thread and inside of its run (see guest.Bridge).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, Protocol
+
+import attrs
+import trio
+
+from actors.client.connect import BACKOFF, Client
+from actors.client.errors import ClientError, ConnectionLost, NoDaemon, RemoteError
+from actors.client.watch import SessionWatch
+from actors.terminal.conversation import ENTRIES_MAX, Conversation
+from actors.terminal.texts import UNFOLDED_BYTES, Piece, pieces_of, whole
+from engine.limits import DEFAULT, MIB
+
+# Opens a client that does not reconnect by itself; with True it starts a daemon if none runs.
+Opener = Callable[[bool], AbstractAsyncContextManager[Client]]
+WhenBusy = Literal["queue", "steer"]
+How = Literal["ask", "allow", "deny"]
+
+PAGE: Final = 50
+# Older messages come in larger pages (which end at 256 KiB): fewer round trips for who goes far back.
+OLDER_PAGE: Final = 200
+SESSIONS_SHOWN: Final = 100
+# Of one entry that is looked at or copied; what an answer may have by default. Beyond it the rest is named.
+TEXT_BYTES: Final = DEFAULT.answer_bytes
+_READ_BYTES: Final = 64 * 1024
+# Pages on the way to a message whose own cursor is not known: 10,000 messages.
+_PAGES_MOST: Final = 200
+# Requests at the same time of what the person does; the daemon takes 32 of a connection.
+_ACTIONS_MOST: Final = 8
+_COPY_BYTES: Final = MIB
+
+
+class Screen(Protocol):
+    """Who is told. None of these waits, and each may be called before the screen is there."""
+
+    def changed(self) -> None: ...
+
+    def note(self, text: str, *, serious: bool = False) -> None: ...
+
+    def give_back(self, text: str) -> None:
+        """A message that was not taken."""
+
+    def show_sessions(self, query: str, sessions: list[dict[str, Any]]) -> None: ...
+
+    def copy(self, text: str) -> None: ...
+
+
+@attrs.frozen(slots=True)
+class Outgoing:
+    text: str
+    when_busy: WhenBusy
+    key: str = attrs.field(factory=lambda: uuid.uuid4().hex)
+
+
+class Talk:
+    def __init__(
+        self,
+        opener: Opener,
+        screen: Screen,
+        *,
+        cwd: str,
+        session_id: str | None = None,
+        model: str | None = None,
+        approve: How = "ask",
+        start: bool = False,
+    ) -> None:
+        self.conversation = Conversation()
+        self.session_id = session_id
+        self.connected = False
+        self.waiting: int | None = None  # seconds until the next attempt, while there is no connection
+        self.gone = False  # nobody serves there, as far as the last attempt told
+        self.hello: dict[str, Any] = {}
+        self.outgoing: Outgoing | None = None  # given, not acknowledged
+        self.loading = False  # older messages are on their way
+        self.start = start
+        self._opener = opener
+        self._screen = screen
+        self._cwd = cwd
+        self._model = model
+        self._approve: How = approve
+        self._cursors: dict[str, int] = {}
+        self._welcomed = False
+        self._hurry = trio.Event()  # the person wants a connection now
+        self._wanted = trio.Event()  # texts
+        self._given = trio.Event()  # a message
+        self._switched = trio.Event()  # to another session
+        self._nursery: trio.Nursery | None = None  # of the present connection
+        self._client: Client | None = None
+        self._actions = 0
+        self._replied: set[tuple[str, str]] = set()
+
+    @property
+    def model(self) -> str:
+        session = self.conversation.session
+        return self._model or (session or {}).get("model") or self.hello.get("default_model", "")
+
+    @property
+    def busy(self) -> bool:
+        return self.conversation.run is not None
+
+    # -------------------------------------------------------------- connections
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; started when the first connection and its session are there. Raises what prevents these."""
+        starts, attempt = self.start, 0
+        while True:
+            try:
+                async with self._opener(starts) as client:
+                    attempt = 0
+                    await self._converse(client, task_status)
+                failure: ClientError = ConnectionLost(1006)
+            except (ConnectionLost, NoDaemon) as exc:
+                failure = exc
+            except ClientError as exc:
+                if not self._welcomed:
+                    raise
+                failure = exc
+            if not self._welcomed:
+                raise failure
+            self.connected, self.gone = False, isinstance(failure, NoDaemon)
+            attempt += 1
+            starts = await self._pause(BACKOFF.delay(attempt, random.random()))
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait, told by the second; whether a daemon may be started then, because the person asked for one."""
+        until = trio.current_time() + seconds
+        hurried = False
+        while not hurried and (left := until - trio.current_time()) > 0:
+            self.waiting = round(left)
+            self._screen.changed()
+            with trio.move_on_after(min(left, 1.0)):
+                await self._hurry.wait()
+                hurried = True
+        self._hurry = trio.Event()
+        self.waiting = None
+        self._screen.changed()
+        return self.start and hurried
+
+    async def _converse(self, client: Client, task_status: trio.TaskStatus[None]) -> None:
+        """One connection, until it is lost. Raises what it ended with."""
+        failure: Exception | None = None
+
+        async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+            nonlocal failure
+            try:
+                await work()
+            except (ConnectionLost, NoDaemon, RemoteError) as exc:
+                failure = failure or exc
+                nursery.cancel_scope.cancel(reason="the connection is lost")
+
+        async def begun() -> None:
+            await self._sessions(client, lambda: None if self._welcomed else self._welcome(task_status))
+
+        async with trio.open_nursery() as nursery:
+            self.hello = client.hello
+            self._nursery, self._client = nursery, client
+            for work in (begun, self._send_given, self._fetch_wanted):
+                nursery.start_soon(guarded, work)
+            with contextlib.suppress(ConnectionLost, NoDaemon):
+                await client.wait_lost()
+            nursery.cancel_scope.cancel(reason="the connection is lost")
+        self._nursery = self._client = None
+        self._actions, self.loading = 0, False
+        if failure is not None:
+            raise failure
+
+    def _welcome(self, task_status: trio.TaskStatus[None]) -> None:
+        self._welcomed = True
+        task_status.started()
+
+    # -------------------------------------------------------------- the session
+    async def _sessions(self, client: Client, begun: Callable[[], None]) -> None:
+        """Follow the session that is shown, one after another."""
+        while True:
+            switched = self._switched = trio.Event()
+            if self.session_id is None:
+                self.connected = True
+                begun()
+                self._screen.changed()
+                await switched.wait()
+                continue
+            failure: ClientError | None = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, switched, nursery.cancel_scope)
+                try:
+                    await self._follow(client, begun)
+                except ClientError as exc:
+                    failure = exc
+                nursery.cancel_scope.cancel(reason="there is nothing more to follow")
+            if failure is not None:
+                if not self._welcomed or not isinstance(failure, RemoteError) or failure.code != "unknown_session":
+                    raise failure
+                self._screen.note("the session is gone")
+                self._show(None)
+
+    async def _follow(self, client: Client, begun: Callable[[], None]) -> None:
+        assert self.session_id is not None
+        watch = _Watch(client, self.session_id, self._cursors)
+        with contextlib.closing(watch):
+            await watch.begin()
+            await self._attach(client, watch)
+            self.connected = True
+            begun()
+            self._screen.changed()
+            async for push in watch:
+                if watch.begun_anew:
+                    await self._attach(client, watch)
+                conversation = self.conversation
+                conversation.take(push.method, push.params)
+                if conversation.needs_page:
+                    conversation.repair(await self._page(client))
+                self._cursors = watch.cursors
+                self._settle_approvals()
+                if len(conversation.view) > ENTRIES_MAX and conversation.run is None:
+                    await self._begin_anew(client)
+                self._screen.changed()
+        if self.conversation.closed == "deleted":
+            self._screen.note("the session was deleted")
+            self._show(None)
+        else:
+            await client.wait_lost()  # the daemon goes away
+
+    async def _attach(self, client: Client, watch: _Watch) -> None:
+        conversation = self.conversation
+        watch.begun_anew = False
+        conversation.session = (await self._ask(client, "session.get"))["session"]
+        if conversation.needs_page:
+            conversation.repair(await self._page(client))
+        if not watch.asked_after:
+            conversation.attach(await self._page(client), watch.runs)
+
+    async def _begin_anew(self, client: Client) -> None:
+        """Without the index of what was long ago."""
+        fresh = Conversation()
+        fresh.session = self.conversation.session
+        fresh.attach(await self._page(client))
+        self.conversation = fresh
+
+    async def _ask(self, client: Client, method: str, **params: Any) -> dict[str, Any]:
+        return await client.request(method, {"session_id": self.session_id, **params})
+
+    async def _page(self, client: Client, cursor: str | None = None, limit: int = PAGE) -> dict[str, Any]:
+        more = {} if cursor is None else {"cursor": cursor}
+        return await self._ask(client, "session.messages", limit=limit, **more)
+
+    def _show(self, session_id: str | None) -> None:
+        self.session_id = session_id
+        self.conversation = Conversation()
+        self._cursors = {}
+        self._replied.clear()
+        self._switched.set()
+        self._screen.changed()
+
+    # -------------------------------------------------------------- what the person does
+    def send(self, text: str, when_busy: WhenBusy) -> None:
+        if self.outgoing is not None:
+            self._screen.give_back(text)
+            return
+        self.outgoing = Outgoing(text, when_busy)
+        self._given.set()
+        self._screen.changed()
+
+    def connect_now(self) -> None:
+        """Do not wait for the next attempt; starts a daemon, if that was wanted on the command line."""
+        self._hurry.set()
+
+    def new_session(self) -> None:
+        self._show(None)
+
+    def open_session(self, session_id: str) -> None:
+        if session_id != self.session_id:
+            self._show(session_id)
+
+    def stop_run(self) -> None:
+        run = self.conversation.run
+        if run is not None:
+            self._act(lambda client: client.request("run.stop", {"run_id": run.id}))
+
+    def compact(self) -> None:
+        self._act(lambda client: self._ask(client, "session.compact"))
+
+    def reply(self, run_id: str, call_id: str, **answer: Any) -> None:
+        """To an approval: `decision`, and `reason` or `content`."""
+        self._replied.add((run_id, call_id))
+
+        async def reply(client: Client) -> None:
+            try:
+                await client.request("approval.reply", {"run_id": run_id, "call_id": call_id, **answer})
+            except RemoteError as exc:
+                self._replied.discard((run_id, call_id))
+                fields = "; ".join(f"{path}: {text}" for path, text in exc.fields)
+                self._screen.note(f"{exc.message} {fields}".strip())
+            self._screen.changed()
+
+        if not self._act(reply):
+            self._replied.discard((run_id, call_id))
+
+    def pending(self) -> list[Any]:
+        """Approvals that wait for this person."""
+        return [each for key, each in self.conversation.approvals.items() if key not in self._replied]
+
+    def find_sessions(self, query: str) -> None:
+        async def find(client: Client) -> None:
+            params: dict[str, Any] = {"limit": SESSIONS_SHOWN}
+            if query:
+                params["query"] = query
+            self._screen.show_sessions(query, (await client.request("session.list", params))["sessions"])
+
+        self._act(find)
+
+    def want_texts(self) -> None:
+        """The view wants texts."""
+        self._wanted.set()
+
+    def want_older(self) -> None:
+        conversation = self.conversation
+        cursor = conversation.places.before()
+        if cursor is None or self.loading:
+            return
+
+        async def load(client: Client) -> None:
+            try:
+                page = await self._page(client, cursor, OLDER_PAGE)
+                if conversation is self.conversation:
+                    conversation.older(page)
+            finally:
+                self.loading = False
+            self._screen.changed()
+
+        self.loading = self._act(load)
+
+    def unfold(self, entry_id: str) -> None:
+        """Or fold."""
+        conversation = self.conversation
+
+        async def turn(client: Client) -> None:
+            unfolded = not conversation.is_unfolded(entry_id)
+            piece = await self._find(client, entry_id, unfolded=unfolded, most=UNFOLDED_BYTES)
+            if piece is None or conversation is not self.conversation:
+                return
+            conversation.fold(entry_id, piece, unfolded)
+            self._screen.changed()
+
+        self._act(turn)
+
+    def copy(self, entry_id: str) -> None:
+        text = self.conversation.view.text(entry_id)
+        if text is not None:
+            self._screen.copy(text)
+            return
+
+        async def find(client: Client) -> None:
+            piece = await self._find(client, entry_id, unfolded=False, most=_COPY_BYTES)
+            if piece is not None:
+                self._screen.copy(piece.text)
+
+        self._act(find)
+
+    def _act(self, action: Callable[[Client], Awaitable[Any]]) -> bool:
+        """Begin it beside all else; False if that cannot be now."""
+        nursery, client = self._nursery, self._client
+        if nursery is None or client is None or self._actions >= _ACTIONS_MOST:
+            self._screen.note("not connected" if client is None else "too much at the same time")
+            return False
+
+        async def act() -> None:
+            try:
+                await action(client)
+            except RemoteError as exc:
+                self._screen.note(exc.message, serious=True)
+            except (ConnectionLost, NoDaemon):
+                self._screen.note("the connection was lost: it is not known whether that was done")
+            finally:
+                self._actions -= 1
+
+        self._actions += 1
+        nursery.start_soon(act)
+        return True
+
+    def _settle_approvals(self) -> None:
+        """Tell who has answered, if it was not this person; answer what `--approve` answers."""
+        for run_id, event in self.conversation.resolved:
+            own = (run_id, event["call_id"]) in self._replied
+            self._replied.discard((run_id, event["call_id"]))
+            if not own and event["by"] != "stop":
+                by = "another client" if event["by"] == "client" else event["by"]
+                self._screen.note(f"{event['decision']}, by {by}")
+        self.conversation.resolved.clear()
+        if self.conversation.run is None:
+            self._replied.clear()
+        if self._approve != "ask":
+            for each in self.pending():
+                decision = "deny" if "parent_call_id" in each.request else self._approve
+                self.reply(each.run_id, each.call_id, decision=decision)
+
+    # -------------------------------------------------------------- messages
+    async def _send_given(self) -> None:
+        client = self._client
+        assert client is not None
+        while True:
+            if (given := self.outgoing) is None:
+                self._given = trio.Event()
+                await self._given.wait()
+                continue
+            try:
+                run = await self._start_run(client, given)
+            except RemoteError as exc:
+                self._screen.give_back(given.text)
+                self._screen.note(exc.message, serious=True)
+            else:
+                if run["status"] == "queued":
+                    self._screen.note(f"queued: it waits at position {run.get('position', 1)}")
+            self.outgoing = None
+            self._screen.changed()
+
+    async def _start_run(self, client: Client, given: Outgoing) -> dict[str, Any]:
+        model = {} if self._model is None else {"model": self._model}
+        session_id = self.session_id
+        if session_id is None:
+            created = await client.request("session.create", {"cwd": self._cwd, "idempotency_key": given.key, **model})
+            session_id = created["session"]["id"]
+            if self.session_id is None:
+                self._show(session_id)
+        params = {"session_id": session_id, "text": given.text, "when_busy": given.when_busy}
+        result = await client.request("run.start", {**params, "idempotency_key": given.key, **model})
+        run: dict[str, Any] = result["run"]
+        return run
+
+    # -------------------------------------------------------------- texts
+    async def _fetch_wanted(self) -> None:
+        client = self._client
+        assert client is not None
+        while True:
+            wanted = self._wanted
+            if not await self._fetch_some(client):
+                await wanted.wait()
+                if wanted is self._wanted:
+                    self._wanted = trio.Event()
+
+    async def _fetch_some(self, client: Client) -> bool:
+        """One page of what the view wants; whether there may be more."""
+        conversation = self.conversation
+        ids = [id for id in conversation.view.wanted if id in conversation.places]
+        if not ids:
+            return False
+        cursor: str | None = conversation.cursor(ids[-1])
+        with contextlib.suppress(RemoteError):  # the session or the text is gone
+            for _ in range(_PAGES_MOST):
+                page = await self._page(client, cursor)
+                for piece in conversation.provide(page):
+                    text = await self._read(client, piece, TEXT_BYTES)
+                    conversation.supply(whole(piece, text))
+                cursor = page.get("next_cursor")
+                if ids[-1] not in conversation.view.wanted or cursor is None:
+                    break
+        if ids[-1] in conversation.view.wanted:
+            conversation.give_up(ids[-1])
+        self._screen.changed()
+        return True
+
+    async def _find(self, client: Client, entry_id: str, *, unfolded: bool, most: int) -> Piece | None:
+        """An entry with all of its text (up to `most` bytes)."""
+        cursor = self.conversation.cursor(entry_id)
+        for _ in range(_PAGES_MOST):
+            page = await self._page(client, cursor)
+            for message in page["messages"]:
+                for piece in pieces_of(message, {entry_id} if unfolded else frozenset()):
+                    if piece.id == entry_id:
+                        return piece if piece.handle is None else whole(piece, await self._read(client, piece, most))
+            if (cursor := page.get("next_cursor")) is None:
+                break
+        return None
+
+    async def _read(self, client: Client, piece: Piece, most: int) -> str:
+        """The text behind a handle, as far as `most` bytes."""
+        pieces: list[str] = []
+        offset: int | None = 0
+        total = 0
+        while offset is not None and offset < most:
+            limit = min(_READ_BYTES, most - offset)
+            read = await client.request("output.read", {"handle": piece.handle, "offset": offset, "limit": limit})
+            pieces.append(read.get("text", ""))
+            offset, total = read.get("next_offset"), read["total"]
+        if offset is not None:
+            pieces.append(f"\n[… {total - offset:,} bytes more]")
+        return "".join(pieces)
+
+
+async def _cancel_when(switched: trio.Event, scope: trio.CancelScope) -> None:
+    await switched.wait()
+    scope.cancel(reason="another session is shown")
+
+
+class _Watch(SessionWatch):
+    """Knows whether it was begun again (because its inbox was full), and after which cursors."""
+
+    def __init__(self, client: Client, session_id: str, after: dict[str, int]) -> None:
+        super().__init__(client, session_id, after)
+        self.begun_anew = False
+        self.asked_after: dict[str, int] = {}
+        self.runs: list[dict[str, Any]] = []
+
+    async def begin(self) -> dict[str, Any]:
+        self.asked_after = dict(self.cursors)
+        result = await super().begin()
+        self.runs = result["runs"]
+        self.begun_anew = True
+        return result

@@ -1,0 +1,48 @@
+"""Lines of the rendering rules as Textual's strips: a style for each role, and never any markup."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from engine.rendering.styles import (
+    DARK,
+    LIGHT,
+    Attr,
+    Theme,
+    attributes_of,
+    plain,
+    role_of,
+    segments,
+)
+
+# Textual's themes, and what the transcript is drawn in with each.
+THEMES: Final[dict[str, Theme]] = {"textual-dark": DARK, "textual-light": LIGHT}
+
+
+@functools.cache  # 19 roles by 16 attributes by two themes
+def style_of(value: int, theme_name: str) -> Style:
+    theme = LIGHT if theme_name == LIGHT.name else DARK
+    sgr = theme.colours.get(role_of(value), "")
+    number = sgr.rpartition(";")[2]
+    bits = attributes_of(value)
+    return Style(
+        color=Color.from_ansi(int(number)) if number else None,
+        bold=bool(bits & Attr.BOLD) or None,
+        italic=bool(bits & Attr.ITALIC) or None,
+        strike=bool(bits & Attr.STRIKE) or None,
+        underline=bool(bits & Attr.UNDERLINE) or None,
+    )
+
+
+def strip_of(line: str, theme: Theme) -> Strip:
+    return Strip([Segment(text, style_of(value, theme.name)) for text, value in segments(line)])
+
+
+def plain_of(line: str) -> str:
+    return plain(line)

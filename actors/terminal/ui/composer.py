@@ -1,0 +1,63 @@
+"""Where a message is written: several lines; Enter sends."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from textual import events
+from textual.message import Message
+from textual.widgets import TextArea
+
+# A pasted text beyond it belongs into a file that the message names; typing in it would be slow.
+CHARACTERS_MAX: Final = 200_000
+_NEWLINES: Final = frozenset({"ctrl+j", "shift+enter", "alt+enter"})
+
+
+class Composer(TextArea):
+    DEFAULT_CSS = """
+    Composer {
+        height: auto; min-height: 3; max-height: 10; padding: 0 1;
+        border: round $secondary; border-title-color: $foreground; border-subtitle-color: $foreground-muted;
+        background: $background;
+        &:focus { border: round $primary; }
+    }
+    """
+
+    class Given(Message):
+        """A message to send, in the box."""
+
+    class Refused(Message):
+        def __init__(self, why: str) -> None:
+            super().__init__()
+            self.why = why
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(
+            show_line_numbers=False, soft_wrap=True, tab_behavior="focus", highlight_cursor_line=False, **more
+        )
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Given())
+        elif event.key in _NEWLINES:
+            event.stop()
+            event.prevent_default()
+            self.insert("\n")
+        else:
+            await super()._on_key(event)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        if len(self.text) + len(event.text) > CHARACTERS_MAX:
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Refused("too long to be pasted: put it into a file and name that"))
+            return
+        await super()._on_paste(event)
+
+    def put_first(self, text: str) -> None:
+        """Give a message back that was not taken, before what has been written since."""
+        rest = self.text
+        self.text = f"{text}\n{rest}" if rest else text
+        self.move_cursor(self.document.end)
