@@ -121,10 +121,21 @@ def test_lines_leave_in_order(pipe: Pipe) -> None:
     assert writer.lost == 0 and not writer._thread.is_alive()
 
 
-def test_a_reader_that_does_not_read_costs_a_bounded_queue_and_no_time(pipe: Pipe) -> None:
+@pytest.mark.parametrize("late", [0, 900], ids=["at once", "the thread has its turn late"])
+def test_a_reader_that_does_not_read_costs_a_bounded_queue_and_no_time(pipe: Pipe, late: int) -> None:
     writer = LineWriter(pipe.writer, lost, most=10_000)
     line = b"x" * 99 + b"\n"
-    without_waiting(lambda: [writer.put(line) for _ in range(1000)])
+
+    def put() -> None:
+        with writer._condition:
+            for _ in range(late):
+                writer.put(line)
+        while late and writer._size:
+            writer._thread.join(0.001)
+        for _ in range(1000 - late):
+            writer.put(line)
+
+    without_waiting(put)
     # What is in the pipe, in the write under way and in the queue is kept.
     assert writer._size <= 10_000 and writer.lost > 700
     dropped = writer.lost
