@@ -62,7 +62,7 @@ export class Holds {
     const { resident, owned } = stats.memory;
     // Another daemon, or this one begun again: its past is not what was drawn.
     if (this._samples.length && stats.uptime_s < this._samples.at(-1).uptime) this._samples = [];
-    this._samples.push({ at: Date.now(), uptime: stats.uptime_s, resident, owned, lag: stats.loop.lag_p99_ms, runs: stats.counts.active_runs ?? 0 });
+    this._samples.push({ at: Date.now(), uptime: stats.uptime_s, resident, owned, lag: stats.loop.lag_p99_ms });
     if (this._samples.length > KEPT) this._samples.splice(0, this._samples.length - KEPT);
     const names = new Set([...this._owners, ...Object.keys(owned)]);
     this._owners = [...OWNERS.filter((name) => names.delete(name)), ...[...names].sort()];
@@ -74,8 +74,8 @@ export class Holds {
 
   _showTiles({ memory, counts, processes, loop, actors, uptime_s: uptime }) {
     this._tile("Resident", format.bytes(memory.resident), STATES[memory.state] ?? memory.state, memory.state);
-    this._tile("Loop lag p99", `${loop.lag_p99_ms.toFixed(1)} ms`, "how late a wake-up is", "", this._samples.map((sample) => sample.lag));
-    this._tile("Runs at work", String(counts.active_runs ?? 0), `${counts.retained_runs ?? 0} ended ones are kept to replay`, "", this._samples.map((sample) => sample.runs));
+    this._tile("Loop lag p99", `${loop.lag_p99_ms.toFixed(1)} ms`, "how late it wakes up", "", this._samples.map((sample) => sample.lag));
+    this._tile("Runs at work", String(counts.active_runs ?? 0), `${counts.retained_runs ?? 0} ended, to replay`);
     this._tile("Actors", String(actorsBelow(actors)), `${counts.sessions ?? 0} sessions in memory`);
     this._tile("Connections", String(counts.connections ?? 0), `${format.many(counts.requests ?? 0, "request")} so far`);
     this._tile("Processes", String(processes.programs), processes.all ? `${processes.all} in all with ${format.bytes(processes.resident)}` : "tool servers and commands");

@@ -86,7 +86,7 @@ export class Runs {
       stop.disabled = false;
       this.refresh().catch(() => {});
     }, { kind: "small" });
-    const element = h("tr", {}, h("td", {}, badge, why), h("td", { class: "name" }, link), model, started, took, used, h("td", {}, stop));
+    const element = h("tr", {}, h("td", {}, badge), h("td", { class: "name" }, link, why), model, started, took, used, h("td", {}, stop));
     return {
       element,
       update: (run) => {
