@@ -40,11 +40,11 @@ class StoredSnapshot:
     ) -> None:
         self.seq = seq
         self._store = store
-        self._head = {
+        self._head: dict[str, codec.Json] = {
             "run_id": run.id, "seq": seq, "status": run.status, "message_id": message_id,
-            "pending_approvals": list(approvals),
         }  # fmt: skip
         self._parts = deque(parts)
+        self._approvals = deque(approvals)  # told once each, behind the parts
         self._offset = 0  # in the first of them
         self._over = False
 
@@ -52,7 +52,7 @@ class StoredSnapshot:
         """The next piece as it is pushed, without `watch_id`; None after the last."""
         if self._over:
             return None
-        piece = {**self._head, "offset": self._offset}
+        piece: dict[str, codec.Json] = {**self._head, "offset": self._offset}
         if self._parts:
             part, text_of, size = self._parts[0]
             piece["part"] = part
@@ -63,8 +63,19 @@ class StoredSnapshot:
             if not text or self._offset >= size:
                 self._parts.popleft()
                 self._offset = 0
-        self._over = not self._parts
-        return orjson.dumps({**piece, "more": not self._over})
+        asked = [] if self._parts else self._next_approvals(len(orjson.dumps(piece)), alone="part" not in piece)
+        self._over = not self._parts and not self._approvals
+        return orjson.dumps({**piece, "pending_approvals": asked, "more": not self._over})
+
+    def _next_approvals(self, size: int, *, alone: bool) -> list[orjson.Fragment]:
+        """The next of them that fit a piece of so many bytes; one at least if nothing else is in it."""
+        batch: list[orjson.Fragment] = []
+        while self._approvals:
+            size += len(orjson.dumps(self._approvals[0])) + 1
+            if size > ESCAPED_BYTES and not (alone and not batch):
+                break
+            batch.append(self._approvals.popleft())
+        return batch
 
     async def _text(self, part_id: str, size: int) -> str:
         """The next text of a part, not beyond `size`, as much as one piece holds. Empty if there is none (any more):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from actors._feed import Bell
 from actors.api import RunHandle
 from engine.config import Permissions
 from engine.errors import CallerError, PeerError
+from engine.limits import KIB
 from engine.providers.base import AnswerFinished, ToolCallStarted, ToolInputDelta
 from engine.runs.approvals import Resolution
 from engine.runs.events import ApprovalRequested, ApprovalResolved, Numbered, RunStatus
@@ -301,6 +303,21 @@ async def test_a_snapshot_has_what_waits(staged: Staged) -> None:
         await reply(stage, run, call_id, "allow")
         piece = await (await run._feed.snapshot()).next()
         assert piece is not None and orjson.loads(piece)["pending_approvals"] == []
+
+
+async def test_a_snapshot_has_all_that_waits_in_pieces_that_fit_a_frame(staged: Staged) -> None:
+    inputs = [json.dumps({"what": f"{number} {'x' * 30 * KIB}"}) for number in range(12)]
+    async with staged(tools=[work], permissions=ASK) as stage:
+        run, _, call_ids = await asked(stage, *(("functions__work", text) for text in inputs))
+        snapshot = await run._feed.snapshot()
+        pieces = []
+        while (piece := await snapshot.next()) is not None:
+            assert len(piece) <= 64 * KIB
+            pieces.append(orjson.loads(piece))
+        told = [pending for piece in pieces for pending in piece["pending_approvals"]]
+        assert sorted(pending["call_id"] for pending in told) == sorted(call_ids)
+        assert sorted(json.dumps(pending["input"]) for pending in told) == sorted(inputs)
+        assert [piece["more"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]
 
 
 async def test_a_repeated_call_id_is_asked_again(staged: Staged) -> None:

@@ -153,14 +153,14 @@ export class Transcript {
   }
 
   takeGap(runId) {
-    this._run(runId);
+    this._run(runId).approvals = new Map();
     this.needsPage = true;
   }
 
   takeSnapshot(push) {
     const run = this._run(push.run_id);
     run.status = push.status;
-    run.approvals = new Map(push.pending_approvals.map((asked) => [asked.call_id, { ...asked, run_id: run.id }]));
+    for (const asked of push.pending_approvals) run.approvals.set(asked.call_id, { ...asked, run_id: run.id });
     if (run.snapshot !== push.message_id) {
       run.snapshot = push.message_id;
       if (push.message_id && this.attached && !this._byId.get(push.message_id)?.complete) this._begin(push.message_id, run, Date.now());
