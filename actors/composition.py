@@ -257,7 +257,7 @@ class _Servers:
         self._limits = config.limits
         self._spools = spools
         self._guard = guard
-        self._servers = {name: _server(chosen) for name, chosen in config.toolsets.items() if chosen.kind == "mcp"}
+        self._servers = {name: server_of(chosen) for name, chosen in config.toolsets.items() if chosen.kind == "mcp"}
         self._shared: dict[str, SharedToolset] = {}  # by name
         for server in self._servers.values():
             alike = [name for name, other in self._servers.items() if other == server]
@@ -284,7 +284,8 @@ class _Servers:
         )
 
 
-def _server(chosen: ToolsetConfig) -> Server:
+def server_of(chosen: ToolsetConfig) -> Server:
+    """How to reach a tool server of the configuration, from this process and its folder."""
     return Server(
         command=(chosen.command, *chosen.args) if chosen.command is not None else (),
         env={**child_environment(os.environ), **(chosen.env or {})},

@@ -1,4 +1,4 @@
-"""The arguments of commands for whoever operates a daemon: page, config. See actors.cli.arguments."""
+"""The arguments of commands for whoever operates a daemon: doctor, page, config. See actors.cli.arguments."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ Command = Callable[..., argparse.ArgumentParser]
 
 
 def add_commands(command: Command) -> None:
+    _doctor(command)
     _page(command)
     _config(command)
+
+
+def _doctor(command: Command) -> None:
+    parser = command(
+        "doctor",
+        "doctor",
+        "check that all is as it should be, and say what to do",
+        "greenroom doctor",
+        "greenroom doctor --offline",
+        "greenroom doctor --json | jq '.checks[] | select(.state != \"good\")'",
+        description="Check the configuration, the data directory, the daemon, each model's service, each tool server,\n"
+        "the system and the terminal. Nothing is changed, and a daemon at work is not disturbed. Tool servers are\n"
+        "started and stopped again, models are only asked whether they are there. The exit code is 0 when nothing\n"
+        "failed (warnings are allowed), 1 when a check failed, 2 when the configuration is wrong.",
+    )
+    parser.add_argument("--offline", action="store_true", help="leave out whatever needs a network")
+    parser.add_argument(
+        "--call", action="store_true", help="also let each model answer one word, which costs what it costs"
+    )
+    parser.add_argument("--timeout", metavar="TIME", default="30s", help="of each check (30s)")
+    parser.add_argument("--json", action="store_true", help="print JSON when all is done")
 
 
 def _page(command: Command) -> None:

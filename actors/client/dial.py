@@ -151,6 +151,27 @@ async def dial(address: Address) -> AsyncIterator[Socket]:
         raise failure
 
 
+async def get(address: Address, path: str) -> tuple[int, str]:
+    """Status and text of what the daemon answers to GET at a path that needs no token. Raises NoDaemon, Untrusted,
+    ConnectionLost; has no deadline of its own but for the connection."""
+    stream, host, _ = await _open(address)
+    data = b""
+    try:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        while len(data) < _RECEIVE_BYTES and (more := await stream.receive_some(_RECEIVE_BYTES)):
+            data += more
+    except trio.BrokenResourceError:
+        pass  # what came before says what there is to say
+    finally:
+        with trio.CancelScope(shield=True):  # does not wait
+            await trio.aclose_forcefully(stream)
+    head, _, body = data.partition(b"\r\n\r\n")
+    version, _, rest = head.decode("latin-1").partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        raise ConnectionLost(_ABNORMAL, "what answered is no daemon")
+    return int(rest[:3]), body.decode(errors="replace").strip()
+
+
 async def _open(address: Address) -> tuple[trio.abc.Stream, str, str]:
     """The stream, and what to ask for on it: (stream, Host header, path)."""
     if address.url.startswith(_UNIX):
