@@ -28,16 +28,16 @@ LIMIT = 20.0  # seconds for a condition of the page, on a machine that has other
 MESSAGE_BYTES = 64 << 20  # a screenshot of a high-resolution page
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
-    "--headless=new", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-default-apps", "--mute-audio", "--hide-scrollbars",
-    "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding", "--disable-background-timer-throttling",
-    "--remote-debugging-port=0",
+    "--headless=new", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+    "--disable-default-apps", "--hide-scrollbars", "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding", "--disable-background-timer-throttling", "--remote-debugging-port=0",
 )  # fmt: skip
 LISTENING = re.compile(rb"DevTools listening on (ws://\S+)")
-# (code, key code) of the keys that have no character
+# Codes of the keys that have no character.
 KEYS = {
-    "Enter": ("Enter", 13), "Escape": ("Escape", 27), "Tab": ("Tab", 9), "Home": ("Home", 36), "End": ("End", 35),
-    "ArrowUp": ("ArrowUp", 38), "ArrowDown": ("ArrowDown", 40), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("ArrowRight", 39),
+    "Enter": 13, "Escape": 27, "Tab": 9, "Home": 36, "End": 35, "Delete": 46,
+    "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39,
 }  # fmt: skip
 MODIFIERS = {"Alt": 1, "Control": 2, "Meta": 4, "Shift": 8}
 
@@ -60,7 +60,13 @@ def chromium() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="greenroom-browser-", ignore_cleanup_errors=True) as profile:
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
         command = [program, *FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         assert process.stderr is not None
         try:
             seen = b""
@@ -132,7 +138,9 @@ class Browser:
         """A new tab at an address. `url` is also where it may send requests to and stay."""
         if not self._profile:
             self._profile = (await self.command("Target.createBrowserContext"))["browserContextId"]
-        target = await self.command("Target.createTarget", url="about:blank", browserContextId=self._profile, width=width, height=height)  # fmt: skip
+        target = await self.command(
+            "Target.createTarget", url="about:blank", browserContextId=self._profile, newWindow=True
+        )
         attached = await self.command("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         tab = Tab(self, attached["sessionId"], target["targetId"], url)
         self._tabs[attached["sessionId"]] = tab
@@ -153,7 +161,8 @@ class Browser:
 # Runs before the page's own scripts: what their policy forbids is told to the document only.
 WITNESS = """
 globalThis.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation", (event) =>
+    violations.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 
 
@@ -265,7 +274,7 @@ class Tab:
         *held, key = name.split("+")
         modifiers = sum(MODIFIERS[modifier] for modifier in held)
         if key in KEYS:
-            code, number = KEYS[key]
+            code, number = key, KEYS[key]
             text = "\r" if key == "Enter" else ""
         else:
             letter = key.upper()
@@ -276,7 +285,13 @@ class Tab:
         await self.command("Input.dispatchKeyEvent", type="keyUp", **params)
 
     async def resize(self, width: int, height: int, *, phone: bool = False) -> None:
-        await self.command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone)  # fmt: skip
+        await self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
         await self.command("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     async def scheme(self, *, dark: bool) -> None:
@@ -287,14 +302,16 @@ class Tab:
         await self.command("Emulation.setEmulatedMedia", features=features)
 
     async def offline(self, on: bool) -> None:
-        await self.command("Network.emulateNetworkConditions", offline=on, latency=0, downloadThroughput=-1, uploadThroughput=-1)  # fmt: skip
+        await self.command(
+            "Network.emulateNetworkConditions", offline=on, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
 
     async def reload(self) -> None:
         await self.command("Page.reload")
 
     async def screenshot(self, path: Path) -> None:
         data = (await self.command("Page.captureScreenshot", format="png"))["data"]
-        path.write_bytes(base64.b64decode(data))
+        await trio.Path(path).write_bytes(base64.b64decode(data))
 
 
 @contextlib.asynccontextmanager

@@ -1,9 +1,10 @@
 // The WebSocket to the daemon: requests, pushes, and connecting again for as long as the page is open.
 
 const FIRST_WAIT = 250; // ms before the second attempt; twice as long after each, up to:
-const LONGEST_WAIT = 10_000;
+const LONGEST_WAIT = 5_000;
 const QUIET = 25_000; // ms without a message after which the daemon is asked whether it is there
 const ANSWER = 8_000; // ms that it has for the answer
+const HINTED = 2_000; // the same when the browser says that there is no network
 
 /** The daemon refused a request. `code` is what programs look at. */
 export class Refused extends Error {
@@ -42,7 +43,7 @@ export class Link extends EventTarget {
     this._timer = 0;
     this._quiet = 0;
     addEventListener("online", () => this.hurry());
-    addEventListener("offline", () => this._probe());
+    addEventListener("offline", () => this._probe(HINTED));
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") this.state === "open" ? this._probe() : this.hurry();
     });
@@ -139,11 +140,11 @@ export class Link extends EventTarget {
   }
 
   /** Ask whether the daemon is there; without an answer in time the connection counts as lost. */
-  _probe() {
+  _probe(time = ANSWER) {
     const socket = this._socket;
     if (this.state !== "open") return;
     clearTimeout(this._quiet);
-    this._quiet = setTimeout(() => this._gone(socket), ANSWER);
+    this._quiet = setTimeout(() => this._gone(socket), time);
     this._ask(socket, "ping", {}).catch(() => {});
   }
 

@@ -3,17 +3,21 @@
 import { fragment } from "./html.js";
 
 const PERIOD = 250; // ms between two renderings of one text while it grows
-const PIECE = 16_384; // characters sent at a time, as the protocol asks
-const AT_ONCE = 4; // requests of the page at the same time
+const BEHIND = 16_384; // characters that are not rendered: more does not wait for the period
+const PIECE = 65_536; // bytes sent at a time, unless the daemon says otherwise
+const AT_ONCE = 2; // requests of the page at the same time: the daemon renders one after the other
 const AGAIN = 1000; // ms after a lost connection
 
 let link = null;
 let working = 0;
 const waiting = [];
+const encoder = new TextEncoder();
+let room = new Uint8Array(PIECE);
 
 /** The connection that renders; without one all text stays plain. */
 export function renderWith(connection) {
   link = connection;
+  link.addEventListener("open", () => (room = new Uint8Array(link.hello.limits.markdown_bytes ?? PIECE)));
 }
 
 function pump() {
@@ -90,8 +94,9 @@ export class Markdown {
   }
 
   _schedule() {
+    this.element.setAttribute("aria-busy", String(this._wanted && !this._settled && this._text !== ""));
     if (!this._wanted || this._queued || this._settled || this._timer || this._text === "") return;
-    const behind = this._text.length - this._taken >= PIECE;
+    const behind = this._text.length - this._rendered >= BEHIND;
     const wait = this._done || behind ? 0 : Math.max(0, this._last + PERIOD - performance.now());
     this._timer = setTimeout(() => {
       this._timer = 0;
@@ -104,8 +109,9 @@ export class Markdown {
   async _render() {
     this._last = performance.now();
     const [text, taken, done] = [this._text, this._taken, this._done];
-    let piece = text.slice(taken, taken + PIECE);
-    if (/[\ud800-\udbff]$/u.test(piece)) piece = piece.slice(0, -1);
+    const rest = text.slice(taken, taken + room.length);
+    // As much as the daemon takes, counted in its bytes; a pair of surrogates is not cut.
+    const piece = rest.slice(0, encoder.encodeInto(rest, room).read);
     try {
       const state = this._state === undefined ? {} : { state: this._state };
       const made = await link.request("markdown.render", { text: piece, ...state });
@@ -124,11 +130,12 @@ export class Markdown {
     const size = position(piece, made.taken);
     this._taken += size;
     this._state = made.state;
-    this._rendered = this._taken + (made.more ? 0 : piece.length - size);
+    // White space at the end is not seen in HTML: what comes behind it brings it along.
+    this._rendered = this._taken + (made.more ? 0 : piece.slice(size).trimEnd().length);
     this._plain = null;
     this._open.replaceChildren(fragment(made.open_html));
-    this._showPlain();
-    this._settled = whole && !made.more && this._text.length === this._rendered;
+    this._settled = whole && !made.more && this._text.length === this._taken + piece.length - size;
+    if (!this._settled) this._showPlain();
   }
 }
 

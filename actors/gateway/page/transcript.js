@@ -191,7 +191,7 @@ export class Transcript {
   }
 
   _begin(messageId, run, at) {
-    const message = this._add({ id: messageId, role: "assistant", created_at: at, run_id: run.id });
+    const message = this._add({ id: messageId, role: "assistant", created_at: at, run_id: run.id, model: run.model });
     for (const part of message.parts) {
       this._parts.delete(part.id);
       this._calls.delete(part.call_id);
@@ -233,7 +233,7 @@ function userMessage(event) {
 // One for each type of event; others are passed over, as the protocol asks.
 const HANDLERS = {
   "run.started"(event, run) {
-    run.status = "running";
+    Object.assign(run, { status: "running", model: event.model });
     userMessage.call(this, event);
   },
   "message.steered": userMessage,
