@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import math
 import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -414,4 +415,6 @@ def _reasons(exc: BaseException) -> list[str]:
         return list(dict.fromkeys(reason for inner in cause.exceptions for reason in _reasons(inner)))
     if isinstance(cause, OSError):
         return _reasons(cause)
+    if isinstance(exc, socket.gaierror):  # whose numbers are not the system's
+        return [exc.strerror or str(exc)]
     return [os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)]

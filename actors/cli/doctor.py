@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +22,7 @@ from actors.cli import doctor_data, doctor_models, doctor_system, doctor_tools
 from actors.cli.arguments import Arguments
 from actors.cli.doctor_checks import Check, Result, failed, good, known, of, run
 from actors.cli.doctor_daemon import see
-from actors.cli.exits import FAILED, GOOD, USAGE, Exit
+from actors.cli.exits import CANCELLED, FAILED, GOOD, USAGE, Exit
 from actors.cli.output import columns, note, say, say_json
 from actors.cli.settings import read_config, seconds
 from actors.gateway.listeners import tls_context
@@ -34,8 +37,24 @@ def main(arguments: Arguments) -> int:
     limit = seconds("--timeout", arguments.timeout)
     report = _Report(arguments.json)
     config, mistakes = _read(arguments)
-    trio.run(_examine, arguments, config, mistakes, limit, report)
+    if not trio.run(_unless_stopped, partial(_examine, arguments, config, mistakes, limit, report)):
+        return CANCELLED
     return report.close(USAGE if mistakes else None)
+
+
+async def _unless_stopped(work: Callable[[], Awaitable[None]]) -> bool:
+    """Whether the work was done before a signal came; programs that it has started have ended in any case."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as leaving:
+        async with trio.open_nursery() as nursery:
+
+            async def obey() -> None:
+                await anext(signals)
+                leaving.cancel(reason="a signal")
+
+            nursery.start_soon(obey)
+            await work()
+            nursery.cancel_scope.cancel(reason="all is checked")
+    return not leaving.cancelled_caught
 
 
 def _read(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
@@ -132,7 +151,8 @@ class _Report:
             told = {"area": check.area, "name": check.name, "state": result.state, "text": result.text}
             self._checks.append({**told, "advice": list(result.advice)})
             return
-        for line in lines(check, result, columns()):
+        # In a pipe each sentence is one line, to be searched.
+        for line in lines(check, result, columns() if sys.stdout.isatty() else sys.maxsize):
             say(line)
 
     def close(self, code: int | None) -> int:
