@@ -94,14 +94,18 @@ class Registry(Actor):
         ref = self._sessions.get(child.name)
         if ref is child.ref:
             del self._sessions[child.name]
-            ref.feed.close("draining")
-            self._services.models.forget(child.name)
-            with contextlib.suppress(ActorDied):
-                self._services.store.forget_rows(child.name)
-            for feed in [feed for feed in self._runs.values() if feed.run.session_id == child.name]:
-                if feed.run.status == "queued":  # it waits in the store, and has a new feed when the session is back
-                    self._drop(feed.run.id, "draining")
-                    self._admission.wait([child.name])
+            self._unloaded(child.name, ref)
+
+    def _unloaded(self, session_id: str, session: SessionRef) -> None:
+        """A session has left memory and is in the store."""
+        session.feed.close("draining")
+        self._services.models.forget(session_id)
+        with contextlib.suppress(ActorDied):
+            self._services.store.forget_rows(session_id)
+        for feed in [feed for feed in self._runs.values() if feed.run.session_id == session_id]:
+            if feed.run.status == "queued":  # it waits in the store, and has a new feed when the session is back
+                self._drop(feed.run.id, "draining")
+                self._admission.wait([session_id])
 
     def figures(self) -> RegistryStatistics:
         return RegistryStatistics(
@@ -157,6 +161,8 @@ class Registry(Actor):
             active = session.active
             if active is not None:
                 await session.cancel_run(active.run.id, "its session was deleted")
+            with contextlib.suppress(ActorDied):
+                await session.settle()  # while the disk refuses everything it stays, to see to that
             self._sessions.pop(session_id, None)  # its feed is closed below, when it is known how
             await session.stop(DELETED)
         await self._services.toolbox.end_session(session_id)
@@ -164,10 +170,11 @@ class Registry(Actor):
             await self._services.store.delete_session(session_id)
         except BaseException:
             if session is not None:
-                session.feed.close("draining")
+                self._unloaded(session_id, session)
             raise
         if session is not None:
             session.feed.close("deleted")
+            self._services.models.forget(session_id)
         self._admission.forget(session_id)
         for run_id in [feed.run.id for feed in self._runs.values() if feed.run.session_id == session_id]:
             self._drop(run_id, "deleted")

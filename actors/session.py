@@ -24,7 +24,7 @@ from actors.inputs import check_length, user_message
 from actors.queue import Queue
 from actors.run import Run, RunRef
 from actors.services import Services
-from actors.session_ref import BeginNext, Begun, Compact, Drop, SessionRef, Start, StartedRun, Update
+from actors.session_ref import BeginNext, Begun, Compact, Drop, SessionRef, Settle, Start, StartedRun, Update
 from actors.snapshots import final as final_snapshot
 from actors.titles import Titles
 from engine import ids
@@ -108,6 +108,9 @@ class Session(Actor):
                     record = await self._services.store.update_session(self._id, changes, self._services.now_ms())
                     self._changed.set()
                     return record
+                case Settle():
+                    await self._settle_lost()
+                    return None
                 case Begun():
                     return None
                 case BeginNext():

@@ -43,6 +43,11 @@ class Update:
 
 
 @attrs.frozen(slots=True)
+class Settle:
+    pass
+
+
+@attrs.frozen(slots=True)
 class Begun:
     pass
 
@@ -95,6 +100,10 @@ class SessionRef(Ref):
     async def begun(self) -> None:
         """Return when starts that were asked for before are over."""
         await self._do(Begun())
+
+    async def settle(self) -> None:
+        """Return when the ends of all runs before are stored. Raises PeerError disk_full."""
+        await self._do(Settle())
 
     async def begin_next(self) -> None:
         """Begin the run at the head of the queue, unless a run is active or none waits. Raises PeerError disk_full:

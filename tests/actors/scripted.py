@@ -104,6 +104,7 @@ class ScriptedModels:
         self.refuses: Exception | None = None
         self.rooms: dict[str, Room] = {}  # of models; others are never compacted in time
         self.open_now = 0
+        self.forgotten: list[str] = []  # sessions that have left memory
         self._send, self._calls = trio.open_memory_channel[Call](WAITING)
 
     async def __aenter__(self) -> Self:
@@ -122,7 +123,8 @@ class ScriptedModels:
         """Counted by the real one."""
 
     def forget(self, session_id: str) -> None:
-        """Nothing is kept here."""
+        """Nothing is kept here but that."""
+        self.forgotten.append(session_id)
 
     @contextlib.asynccontextmanager
     async def open(self, name: str, request: ModelRequest) -> AsyncIterator[Call]:

@@ -309,6 +309,49 @@ async def test_a_full_disk_keeps_the_queue_and_it_goes_on_later(staged: Staged, 
         assert (await ended(first.feed)).status == "completed"
 
 
+async def test_a_deletion_that_the_disk_refuses_leaves_the_session_at_work(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.session.SETTLE_DELAY", 0.01)
+    async with staged() as stage:
+        session_id, run, _, (first,) = await busy(stage, "one")
+        stage.disk.full = True
+        for _ in range(2):
+            with pytest.raises(PeerError) as caught:
+                await stage.registry.delete_session(session_id)
+            assert caught.value.code == "disk_full"
+        stage.disk.full = False
+        call = await stage.models.call()
+        assert texts(call)[-1] == "one"
+        assert (await stage.registry.watch_run(first.run.id)) is first.feed  # who watched it goes on
+        call.end()
+        assert (await ended(first.feed)).status == "completed"
+        stored = await stage.registry.list_runs(session_id, None, 10)
+        assert [one.status for one in stored.items] == ["completed", (await run.wait()).status]
+        assert (await stage.registry.list_runs(session_id, True, 10)).items == ()
+
+
+async def test_a_deletion_that_fails_at_the_last_leaves_the_queue(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged() as stage:
+        session_id, run, _, (first,) = await busy(stage, "one")
+
+        async def refuse(self: StoreRef, session_id: str) -> None:
+            raise PeerError("disk_full", "it cannot be deleted now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreRef, "delete_session", refuse)
+            with pytest.raises(PeerError):
+                await stage.registry.delete_session(session_id)
+        call = await stage.models.call()
+        assert texts(call)[-1] == "one" and (await run.wait()).status == "cancelled"
+        assert first.feed.closed == "draining"  # who watched it comes back
+        feed = await stage.registry.watch_run(first.run.id)
+        call.end()
+        assert (await ended(feed)).status == "completed"
+
+
 async def test_a_session_that_crashes_keeps_its_queue(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged() as stage:
         _, run, _, (first,) = await busy(stage, "one")

@@ -473,6 +473,7 @@ async def test_delete_while_a_run_is_active(staged: Staged, tmp_path: Path) -> N
         of_session = await stage.registry.watch_session(session_id)
         await stage.registry.delete_session(session_id)
         assert call.closed.is_set() and run.record.status == "cancelled"
+        assert session_id in stage.models.forgotten  # what is kept of its requests
         assert feed.closed == "deleted" and of_session.closed == "deleted"
         assert session_id not in names(stage.engine.tree())
         for ask in (stage.registry.get_session(session_id), stage.registry.messages(session_id, 10)):
