@@ -77,6 +77,7 @@ class Conversation:
         self._snapshot: dict[str, Any] | None = None  # its first piece, while the page is waited for
         self._unfolded: set[str] = set()
         self._turn: str | None = None  # the message that is being written
+        self._failed: str | None = None  # the one before it, if that broke off: why is told with the next attempt
 
     # -------------------------------------------------------------- what the daemon says
     def attach(self, page: dict[str, Any], runs: Iterable[dict[str, Any]] = ()) -> None:
@@ -218,6 +219,8 @@ class Conversation:
                 reason = texts.one_line(event["reason"], 60)
                 attempt = f"{event['attempt']}/{event['max_attempts']}"
                 self._running(run_id).note = f"{reason}: attempt {attempt} in {event['delay_ms'] / 1000:.0f} s"
+                if self._failed is not None:
+                    self._tell_end(self._failed, "error", {"message": event["reason"]})
             case "compaction.started":
                 self._running(run_id).note = "the conversation is being summarised"
             case "compaction.finished":
@@ -248,7 +251,7 @@ class Conversation:
 
     def _end_run(self) -> None:
         self.run = None
-        self._open_from = self._turn = None
+        self._open_from = self._turn = self._failed = None
         self.steered = []
         for known in (self._messages, self._parts, self._calls, self._previews, self.approvals):
             known.clear()
@@ -327,10 +330,15 @@ class Conversation:
             del self.approvals[key]
 
     def _finish_turn(self, finish: str) -> None:
-        ending = texts.ending_of(finish, None)
-        if ending is not None and self._turn is not None:
-            self._put(_notice(end_id(self._turn), ending), self._turn)
+        self._tell_end(self._turn, finish, None)
+        self._failed = self._turn if finish == "error" else None
         self._join_steered()
+
+    def _tell_end(self, message_id: str | None, finish: str, error: dict[str, Any] | None) -> None:
+        """How a turn ended, if there is something to say."""
+        ending = texts.ending_of(finish, error)
+        if ending is not None and message_id is not None:
+            self._put(_notice(end_id(message_id), ending), message_id)
 
     def _finish_run(self, run_id: str, event: dict[str, Any]) -> None:
         running = self._running(run_id)
@@ -338,11 +346,8 @@ class Conversation:
         error, status = event.get("error"), event["status"]
         if not running.turns:
             self.needs_page = True
-        elif error is not None and self._turn is not None:
-            finish = "error" if status == "failed" else status
-            ending = texts.ending_of(finish, error)
-            assert ending is not None
-            self._put(_notice(end_id(self._turn), ending), self._turn)
+        elif error is not None:
+            self._tell_end(self._turn, "error" if status == "failed" else status, error)
         self.ended = event
         begin = self._open_from
         self._end_run()

@@ -167,7 +167,7 @@ class Talk:
             await self._sessions(client, lambda: None if self._welcomed else self._welcome(task_status))
 
         async with trio.open_nursery() as nursery:
-            self.hello = client.hello
+            self.hello, self.gone = client.hello, False
             self._nursery, self._client = nursery, client
             for work in (begun, self._send_given, self._fetch_wanted):
                 nursery.start_soon(guarded, work)
@@ -254,9 +254,9 @@ class Talk:
     async def _ask(self, client: Client, method: str, **params: Any) -> dict[str, Any]:
         return await client.request(method, {"session_id": self.session_id, **params})
 
-    async def _page(self, client: Client, cursor: str | None = None, limit: int = PAGE) -> dict[str, Any]:
+    async def _page(self, client: Client, cursor: str | None = None, limit: int | None = None) -> dict[str, Any]:
         more = {} if cursor is None else {"cursor": cursor}
-        return await self._ask(client, "session.messages", limit=limit, **more)
+        return await self._ask(client, "session.messages", limit=limit or PAGE, **more)
 
     def _show(self, session_id: str | None) -> None:
         self.session_id = session_id
@@ -420,12 +420,13 @@ class Talk:
             try:
                 run = await self._start_run(client, given)
             except RemoteError as exc:
+                self.outgoing = None
                 self._screen.give_back(given.text)
                 self._screen.note(exc.message, serious=True)
-            else:
-                if run["status"] == "queued":
-                    self._screen.note(f"queued: it waits at position {run.get('position', 1)}")
+                continue
             self.outgoing = None
+            if run["status"] == "queued":
+                self._screen.note(f"queued: it waits at position {run.get('position', 1)}")
             self._screen.changed()
 
     async def _start_run(self, client: Client, given: Outgoing) -> dict[str, Any]:

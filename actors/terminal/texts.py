@@ -69,7 +69,7 @@ def pieces_of(message: dict[str, Any], unfolded: frozenset[str] | set[str] = fro
 
 
 def piece_of(part: dict[str, Any], unfolded: bool = False) -> Piece | None:
-    """None for a part that is not shown, of a kind that a later daemon may know, too."""
+    """None for a part that is not shown: of a retry, an answer that broke off tells; a later daemon may have others."""
     id = part["id"]
     match part["kind"]:
         case "text":
@@ -83,8 +83,6 @@ def piece_of(part: dict[str, Any], unfolded: bool = False) -> Piece | None:
             return Piece(id=id, kind="tool", text=text, size=len(text), part=part, field=field, handle=handle)
         case "file":
             return _plain(id, "notice", f"[{_file(part)}]")
-        case "retry":
-            return _plain(id, "notice", f"[{one_line(part['reason'], LINE_CELLS)}: made again]")
         case "compaction":
             fold = "▾" if unfolded else "▸"
             text = f"{fold} [the model is shown a summary of what is above]"

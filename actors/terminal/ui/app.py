@@ -17,14 +17,13 @@ from textual.message import Message
 
 from actors.terminal.guest import Bridge
 from actors.terminal.talk import Talk
-from actors.terminal.texts import bounded, one_line
+from actors.terminal.texts import bounded
 from actors.terminal.ui.chat import ChatScreen
 from actors.terminal.ui.sessions import Sessions
 
 FRAME: Final = 1 / 30  # seconds between two pictures, at least
 # A terminal takes so much of a sequence (OSC 52), at most; the base64 of it is a third longer.
 COPY_BYTES: Final = 74_000
-_NOTE_CELLS: Final = 300
 _NOTES_MAX: Final = 20  # that wait for the screen to be there
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -65,7 +64,6 @@ class ChatApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+c", "copy_or_quit", "Copy or quit", show=False, priority=True),
-        Binding("ctrl+t", "turn_theme", "Theme", show=False, priority=True),
     ]
 
     def __init__(self, bridge: Bridge, *, light: bool = False) -> None:
@@ -127,8 +125,8 @@ class ChatApp(App[None]):
             self.chat.look()
 
     def on_told(self, message: Told) -> None:
-        text = one_line(message.text, _NOTE_CELLS)
-        self.notify(text, severity="error" if message.serious else "information", markup=False)
+        if self.chat is not None:
+            self.chat.tell(message.text, serious=message.serious)
 
     def on_given_back(self, message: GivenBack) -> None:
         if self.chat is not None:
@@ -143,7 +141,8 @@ class ChatApp(App[None]):
         text = bounded(message.text, COPY_BYTES).encode("utf-8", "replace").decode()
         self.copy_to_clipboard(text)
         cut = "" if text == message.text else f" (the first {COPY_BYTES:,} bytes)"
-        self.notify(f"copied{cut}", timeout=2, markup=False)
+        if self.chat is not None:
+            self.chat.tell(f"copied{cut}")
 
     def on_sessions_search(self, message: Sessions.Search) -> None:
         assert self.talk is not None

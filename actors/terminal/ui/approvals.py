@@ -123,7 +123,7 @@ class Approvals(Vertical):
         if text is None and approval is not None and self._is_question(approval):
             text = "y answer · n decline · Esc stop the run"
         self.query_one("#keys", Static).update(
-            Text(text or "y allow · a always in this session · n deny · r deny with a reason · Esc stop the run")
+            Text(text or "y allow · a always · n deny · r deny with a reason · Esc stop the run")
         )
 
     # -------------------------------------------------------------- answers

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Static, TextArea
@@ -15,6 +16,7 @@ from textual.widgets import Footer, Static, TextArea
 from actors.terminal.conversation import Conversation
 from actors.terminal.guest import Bridge
 from actors.terminal.talk import Talk, WhenBusy
+from actors.terminal.texts import one_line
 from actors.terminal.ui.approvals import Approvals
 from actors.terminal.ui.composer import Composer
 from actors.terminal.ui.help import Help
@@ -25,6 +27,8 @@ from actors.terminal.ui.transcript import Transcript
 _TICK: Final = 0.5  # seconds between two pictures of what only time changes, while a run is at work
 _STILL: Final = 1.0  # seconds without a key before a question takes the keys: what is typed must not answer it
 _FRAMES: Final = "◐◓◑◒"
+_NOTE_SECONDS: Final = 8.0
+_NOTE_CELLS: Final = 300
 _WORDS: Final = {"waiting_approval": "waiting for you", "stopping": "stopping", "queued": "queued"}
 
 
@@ -32,20 +36,24 @@ class ChatScreen(Screen[None]):
     DEFAULT_CSS = """
     ChatScreen { layout: vertical; background: $background; }
     #status { height: 1; background: $panel; color: $foreground; padding: 0 1; }
-    #hint { height: 1; display: none; color: $text-accent; padding: 0 1; text-align: right; }
-    .transcript--selected { background: $boost; }
+    #below { height: 1; display: none; }
+    #note { width: 1fr; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; color: $text-accent; }
+    #note.serious { color: $text-error; }
+    #hint { width: auto; padding: 0 1; color: $text-accent; }
+    .transcript--selected { background: $panel; }
     .transcript--bar { color: $surface; }
     .transcript--thumb { color: $primary; }
     Footer { height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", priority=True),
-        Binding("ctrl+j", "app.bell", "Newline"),  # the box takes it; here it is shown
         Binding("tab", "turn_busy", "Queue/steer", priority=True),
+        Binding("ctrl+j", "app.bell", "Newline"),  # the box takes it; here it is shown
         Binding("ctrl+n", "new", "New", priority=True),
         Binding("ctrl+o", "sessions", "Sessions", priority=True),
-        Binding("ctrl+t", "app.turn_theme", "Theme"),
         Binding("f1", "help", "Help", priority=True),
+        Binding("ctrl+q", "app.quit", "Quit", priority=True),
+        Binding("ctrl+t", "app.turn_theme", "Theme", priority=True),
         Binding("f2", "answer", "Answer", show=False, priority=True),
         Binding("pageup", "pages(-1)", "Up", show=False, priority=True),
         Binding("pagedown", "pages(1)", "Down", show=False, priority=True),
@@ -66,14 +74,18 @@ class ChatScreen(Screen[None]):
         self._typed = 0.0
         self._since: tuple[str, float] | None = None  # the run that is at work, and since when
         self._ticks: Timer | None = None
+        self._hint = self._note = ""  # below the transcript
+        self._forget: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="status", markup=False)
         yield Transcript(self._talk)
-        yield Static(id="hint", markup=False)
+        with Horizontal(id="below"):
+            yield Static(id="note", markup=False)
+            yield Static(id="hint", markup=False)
         yield Approvals(id="approvals")
         yield Composer(id="composer")
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self._ticks = self.set_interval(_TICK, self._tick, pause=True)
@@ -113,8 +125,8 @@ class ChatScreen(Screen[None]):
         talk, view = self._talk, self._talk.conversation.view
         run = talk.conversation.run
         now = time.monotonic()
-        if run is None:
-            self._since = None
+        if run is None or not talk.connected:
+            self._since = None if run is None else self._since
             view.set_spinner("◌ sending" if talk.outgoing is not None else None)
         else:
             if self._since is None or self._since[0] != run.id:
@@ -151,10 +163,30 @@ class ChatScreen(Screen[None]):
 
     def on_transcript_moved(self) -> None:
         left, new = self.transcript.below
-        hint = self.query_one("#hint", Static)
-        hint.display = left > 0
-        if left:
-            hint.update(Text(f"↓ {new:,} new lines below (End)" if new else f"↓ {left:,} lines below (End)"))
+        text = f"↓ {new:,} new lines below (End)" if new else f"↓ {left:,} lines below (End)" if left else ""
+        if text != self._hint:
+            self._hint = text
+            self.query_one("#hint", Static).update(Text(text))
+            self._show_below()
+
+    def tell(self, text: str, *, serious: bool = False) -> None:
+        """A note for a while."""
+        self._note = one_line(text, _NOTE_CELLS)
+        note = self.query_one("#note", Static)
+        note.update(Text(self._note))
+        note.set_class(serious, "serious")
+        self._show_below()
+        if self._forget is not None:
+            self._forget.stop()
+        self._forget = self.set_timer(_NOTE_SECONDS, self._forget_note)
+
+    def _forget_note(self) -> None:
+        self._note = ""
+        self.query_one("#note", Static).update(Text(""))
+        self._show_below()
+
+    def _show_below(self) -> None:
+        self.query_one("#below").display = bool(self._hint or self._note)
 
     def on_transcript_wants(self, message: Transcript.Wants) -> None:
         if self._talk.conversation.view.wanted:
@@ -175,10 +207,10 @@ class ChatScreen(Screen[None]):
         if self._obey(text.strip()):
             self.composer.text = ""
         elif not self._talk.connected:
-            self.app.notify("not connected: the message stays in the box", markup=False)
+            self.tell("not connected: the message stays in the box")
             self._bridge.post(self._talk.connect_now)
         elif self._talk.outgoing is not None:
-            self.app.notify("the message before is still being sent", markup=False)
+            self.tell("the message before is still being sent")
         else:
             self.composer.text = ""
             self.transcript.to_end()
@@ -202,7 +234,7 @@ class ChatScreen(Screen[None]):
         return True
 
     def on_composer_refused(self, message: Composer.Refused) -> None:
-        self.app.notify(message.why, severity="error", markup=False)
+        self.tell(message.why, serious=True)
 
     def on_text_area_changed(self, event: TextArea.Changed) -> None:
         if self.composer.text:

@@ -12,30 +12,28 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 HELP: Final = """\
-Enter            send (an empty box: unfold what is selected)
-Ctrl+J           a new line; Shift+Enter where the terminal tells it apart
-Tab              while the session is at work: queue the message, or steer
-                 the run with it
-Escape           stop the run
-PgUp PgDn, wheel scroll; Home and End with an empty box (else Ctrl+Home, …)
-Ctrl+Up, +Down   select an entry; a click does, too; once more unfolds it
-Ctrl+C           copy what is selected or marked; with nothing selected, quit
-Ctrl+N           a new session
-Ctrl+O           sessions: type to filter, Enter opens
-Ctrl+T           dark or light
-F2               answer what waits for you (y, a, n, r)
-Ctrl+Q           quit; a run goes on without you
+Enter         send; with an empty box: unfold what is selected
+Ctrl+J        a new line (Shift+Enter, where the terminal tells)
+Tab           while a run is at work: queue the message, or steer with it
+Escape        stop the run
+PgUp PgDn     scroll, as does the wheel; Home and End, with an empty box
+Ctrl+Up Down  select an entry, as does a click; a second one unfolds it
+Ctrl+C        copy what is selected or marked; quit if nothing is
+Ctrl+N        a new session
+Ctrl+O        sessions: type to filter, Enter opens
+Ctrl+T        dark or light
+F2            answer what waits for you (y, a, n, r)
+Ctrl+Q        quit; a run goes on without you
 
-/compact         put a summary in place of the conversation's beginning,
-                 for the model
-/new  /sessions  as the keys above; /quit leaves"""
+/compact      let a summary take the place of the beginning
+/new /sessions /help /quit, as the keys"""
 
 
 class Help(ModalScreen[None]):
     DEFAULT_CSS = """
     Help { align: center middle; }
     Help VerticalScroll {
-        width: 78; max-width: 96%; height: auto; max-height: 90%;
+        width: 74; max-width: 96%; height: auto; max-height: 90%;
         border: round $primary; background: $surface; padding: 0 1;
     }
     Help Static { height: auto; }

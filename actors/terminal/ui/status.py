@@ -15,12 +15,16 @@ _MODEL_CELLS: Final = 24
 
 def status_line(talk: Talk, cells: int) -> Text:
     session: dict[str, Any] = talk.conversation.session or {}
-    right = [one_line(talk.model, _MODEL_CELLS), _spent(session.get("usage") or {}, talk.hello.get("currency", ""))]
+    right = [_spent(session.get("usage") or {}, talk.hello.get("currency", "")), one_line(talk.model, _MODEL_CELLS)]
     run = talk.conversation.run
-    if run is not None:
+    if run is not None and talk.connected:
         right.append(run.status.replace("_", " "))
     state, style = _connection(talk)
-    facts = " · ".join(part for part in right if part)
+    right = [part for part in right if part]
+    # The title has a third of the line; what goes first is what matters least.
+    while len(right) > 1 and cells - width(" · ".join(right)) - width(state) < cells // 3:
+        right.pop(0)
+    facts = " · ".join(right)
     room = max(cells - width(facts) - width(state) - 5, 8)
     title = one_line(session.get("title") or ("new session" if talk.session_id is None else "(no title)"), room)
     text = Text(no_wrap=True, overflow="crop")

@@ -52,7 +52,7 @@ class Transcript(Widget):
         self._anchor: Anchor | None = None
         self._page: Page | None = None
         self._strips: list[Strip] = []
-        self._seen = 0  # lines there were when the person went up
+        self._seen: Anchor | None = None  # the last line there was when the person went up
         self.selected: str | None = None
 
     # -------------------------------------------------------------- what is seen
@@ -62,8 +62,10 @@ class Transcript(Widget):
         page = self._page
         if page is None or self._following:
             return 0, 0
+        view, seen = self._talk.conversation.view, self._seen
         left = max(page.total - page.first - len(page.lines), 0)
-        return left, min(max(page.total - self._seen, 0), left)
+        new = view.total() - view.line_of(seen) - 1 if seen is not None and seen.id in view else 0
+        return left, min(max(new, 0), left)
 
     def look(self) -> None:
         """Take the view's page anew and draw it."""
@@ -129,8 +131,8 @@ class Transcript(Widget):
         view, anchor = self._talk.conversation.view, self._anchor
         if anchor is None or anchor.id not in view:
             return
-        if by < 0 and self._following:
-            self._seen = view.total()
+        if by < 0:
+            self._leave_end()
         self._following = self._to_top = False
         self.screen.clear_selection()
         self._anchor = view.move(anchor, by)
@@ -144,10 +146,13 @@ class Transcript(Widget):
         self.look()
 
     def to_top(self) -> None:
-        if self._following:
-            self._seen = self._talk.conversation.view.total()
+        self._leave_end()
         self._following, self._to_top = False, True
         self.look()
+
+    def _leave_end(self) -> None:
+        if self._following:
+            self._seen = self._talk.conversation.view.end(1)
 
     def reset(self) -> None:
         """Another conversation is shown."""
@@ -220,8 +225,7 @@ class Transcript(Widget):
         view, page = self._talk.conversation.view, self._page
         if page is None:
             return
-        if self._following:
-            self._seen = page.total
+        self._leave_end()
         self._following = self._to_top = False
         self._anchor = view.place(page.total * y // max(self.size.height - 1, 1))
         self.look()
