@@ -133,6 +133,11 @@ class Session(Actor):
     def changed(self) -> None:
         self._changed.set()
 
+    @property
+    def lost(self) -> bool:
+        """The end of a run is not stored."""
+        return self._lost is not None
+
     def idle_for(self, now: float) -> float:
         if self._handling or self.active is not None or self.queue or self.feed.watched or self._lost is not None:
             self._used = now
