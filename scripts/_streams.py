@@ -29,6 +29,7 @@ SHOWN = 16
 
 PROFILED = [(50, 20), (50, 200)]  # streams, deltas a second
 ONE_CORE = (300, 20)
+ONE_CORE_QUICK = (60, 20)
 
 Take = Callable[[bytes], None]
 Run = Callable[[str, Take], Awaitable[None]]  # one answer to a prompt, message by message
@@ -53,8 +54,8 @@ def paced(streams: int, rate: int, seconds: float) -> Scenario:
 
 
 def scenarios(quick: bool) -> list[Scenario]:
-    seconds = 2.0 if quick else 5.0
-    burst = 10_000 if quick else 30_000
+    seconds = 1.0 if quick else 5.0
+    burst = 5_000 if quick else 30_000
     return [
         Scenario("1 stream, burst", 1, 0, 0, burst),
         *(paced(streams, rate, seconds) for streams, rate in [(1, 50), *PROFILED]),
@@ -219,7 +220,7 @@ async def measure_one_core(server: Server, service: int, cores: list[int], quick
         return [time.monotonic(), server.cpu(), kept_waiting(pid), cpu_seconds(service), time.process_time()]
 
     try:
-        scenario = paced(*ONE_CORE, 2.5 if quick else 5.0)
+        scenario = paced(*ONE_CORE_QUICK, 1.0) if quick else paced(*ONE_CORE, 5.0)
         streams = await run_all(server, scenario, lambda: before.extend(now()))
     finally:
         pin(os.getpid(), cores)
@@ -229,6 +230,7 @@ async def measure_one_core(server: Server, service: int, cores: list[int], quick
     nominal = (scenario.deltas - 1) / scenario.rate
     others = len(cores) - 1
     return {
+        "streams": scenario.name,
         "stretch": round(max(stream.ended - stream.began for stream in streams) / nominal, 3),
         "stretch_median": round(statistics.median(stream.ended - stream.began for stream in streams) / nominal, 3),
         "nominal_s": nominal,
@@ -247,7 +249,7 @@ async def measure_profiles(server: Streams, samples: Path, quick: bool) -> dict[
     await warm_up(server)
     return {
         scenario.name: await profile(server, samples, scenario)
-        for scenario in (paced(streams, rate, 2.0 if quick else 5.0) for streams, rate in PROFILED)
+        for scenario in (paced(streams, rate, 1.0 if quick else 5.0) for streams, rate in PROFILED)
     }
 
 

@@ -12,7 +12,7 @@ WebSocket of its own. Measured of each server:
 - idle MB (resident and proportional) after the ready line, and the seconds from process start to that line
 - where the daemon's CPU goes, by layer and function (scripts/_profile.py)
 
-Medians of three rounds, one with --quick, which judges nothing. The last line is JSON.
+Medians of three rounds, one of fewer streams and deltas with --quick, which judges nothing. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import trio
 from _daemon import ROOT, Findings, model_server
-from _streams import ONE_CORE, Floor, Server, Streams, measure_all, measure_one_core, measure_profiles
+from _streams import Floor, Server, Streams, measure_all, measure_one_core, measure_profiles
 
 # Of scenarios: most CPU µs a delta, most ms added in 99 of 100.
 AIMS: dict[str, tuple[float, float | None]] = {
@@ -101,7 +101,7 @@ def one_core(name: str, result: dict[str, Any]) -> str:
     full = [what for what in ("service", "clients") if result[f"{what}_busy"] > FULL]
     held = f"; held up by the {' and the '.join(full)}" if full else ""
     return (
-        f"{name}, {ONE_CORE[0]} × {ONE_CORE[1]}/s on one core: the slowest stream took {result['stretch']} of its "
+        f"{name}, {result['streams']} on one core: the slowest stream took {result['stretch']} of its "
         f"nominal {result['nominal_s']} s (median {result['stretch_median']}), all with their begin and end "
         f"{result['all_s']} s; {result['cpu_us']} µs/delta, core {result['busy']:.0%} busy "
         f"(and {result['kept_waiting']:.0%} of the time others had it), "
@@ -127,7 +127,7 @@ def judge(findings: Findings, daemon: dict[str, Any]) -> None:
         if most_ms is not None:
             findings.aim(f"{name}: p99", one["p99_ms"], most_ms, "ms", f"{name}: added to 99 of 100 deltas")
     if "one_core" in daemon:
-        what = f"{ONE_CORE[0]} × {ONE_CORE[1]}/s on one core: the slowest stream by its nominal time"
+        what = f"{daemon['one_core']['streams']} on one core: the slowest stream by its nominal time"
         findings.aim("one core: stretch", daemon["one_core"]["stretch"], STRETCH_MOST, "", what)
 
 
