@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import AsyncIterator
 
 from actors.cli import line_chat
 from actors.cli.arguments import Arguments
-from actors.cli.exits import CANCELLED, GOOD
+from actors.cli.exits import CANCELLED, FAILED, GOOD, Exit
 from actors.cli.output import line, note
 from actors.cli.start import open_client
+from actors.client import Client, NoDaemon
 from actors.terminal import chat
 
 _WORDS = 200
@@ -23,7 +26,7 @@ def main(arguments: Arguments) -> int:
         return line_chat.main(arguments)
     try:
         left = chat.run(
-            lambda start: open_client(arguments, start=start),
+            _Opener(arguments).open,
             session_id=arguments.session,
             model=arguments.model,
             approve=arguments.approve or "ask",
@@ -32,7 +35,28 @@ def main(arguments: Arguments) -> int:
     except KeyboardInterrupt:
         return CANCELLED  # before there was a screen
     _tell(left)
-    return GOOD
+    return FAILED if left.crashed else GOOD
+
+
+class _Opener:
+    """Opens one client after the other."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        self._first = True
+
+    @contextlib.asynccontextmanager
+    async def open(self, start: bool) -> AsyncIterator[Client]:
+        first, self._first = self._first, False
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(open_client(self._arguments, start=start))
+            except Exit as exc:
+                if first:
+                    raise
+                # A daemon that does not start is none; what the person has written must not go with the screen.
+                raise NoDaemon("; ".join(exc.lines)) from exc
+            yield client
 
 
 def _has_screen() -> bool:

@@ -24,6 +24,7 @@ class Left:
     session_id: str | None
     run_id: str | None
     unsent: str | None
+    crashed: bool  # by a defect of the screens, whose traceback was printed
 
 
 def is_installed() -> bool:
@@ -67,4 +68,5 @@ def run(
         session_id=talk.session_id,
         run_id=None if active is None else active.id,
         unsent=None if talk.outgoing is None else talk.outgoing.text,
+        crashed=bool(app.return_code),
     )

@@ -132,6 +132,8 @@ class Talk:
                 failure = exc
             if not self._welcomed:
                 raise failure
+            if starts:
+                self._screen.note(str(failure), serious=True)  # of what the person asked for
             self.connected, self.gone = False, isinstance(failure, NoDaemon)
             attempt += 1
             starts = await self._pause(BACKOFF.delay(attempt, random.random()))

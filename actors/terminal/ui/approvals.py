@@ -6,6 +6,7 @@ import json
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -21,6 +22,7 @@ from engine.rendering.cells import clean
 # Of what is to be allowed, all that fits the wire's strings is shown; one scrolls through it.
 _INPUT_BYTES: Final = 128 * 1024
 _LINE_CELLS: Final = 200
+_KEYS: Final = frozenset({"y", "a", "n", "r"})  # as in BINDINGS
 
 
 class Approvals(Vertical):
@@ -47,6 +49,13 @@ class Approvals(Vertical):
         def __init__(self, approval: Approval, answer: dict[str, Any]) -> None:
             super().__init__()
             self.approval, self.answer = approval, answer
+
+    class Typed(Message):
+        """A key that answers nothing: the person writes."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
 
     class Left(Message):
         """There is nothing to answer any more: the keys belong to the composer."""
@@ -125,6 +134,12 @@ class Approvals(Vertical):
         self.query_one("#keys", Static).update(
             Text(text or "y allow · a always · n deny · r deny with a reason · Esc stop the run")
         )
+
+    def on_key(self, event: events.Key) -> None:
+        writes = self.query_one("#answer", Input).has_focus
+        if event.is_printable and event.character is not None and event.key not in _KEYS and not writes:
+            event.stop()
+            self.post_message(self.Typed(event.character))
 
     # -------------------------------------------------------------- answers
     def action_decide(self, decision: str) -> None:

@@ -142,6 +142,7 @@ class ChatScreen(Screen[None]):
         self.composer.border_title = Text(f"message{waiting}").plain
         if not talk.connected:
             kept = "not connected: what you write is kept here"
+            kept += " · Enter starts a daemon" if talk.start else ""
         elif talk.busy:
             kept = f"Enter: {self._when_busy} · Tab: {'steer' if self._when_busy == 'queue' else 'queue'}"
         else:
@@ -251,6 +252,14 @@ class ChatScreen(Screen[None]):
 
     def on_approvals_left(self) -> None:
         self.composer.focus()
+
+    def on_approvals_typed(self, message: Approvals.Typed) -> None:
+        self.composer.focus()
+        self.composer.insert(message.text)
+
+    def on_click(self) -> None:
+        if not self.approvals.has_keys:
+            self.composer.focus()
 
     def action_answer(self) -> None:
         self.approvals.take_keys()
