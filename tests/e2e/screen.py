@@ -90,9 +90,9 @@ class Screen:
         """Until all of it is on the screen at once."""
         self.until(lambda: all(self._has(each) for each in wanted), wanted)
 
-    def expect_gone(self, unwanted: str) -> None:
+    def expect_gone(self, unwanted: str | re.Pattern[str]) -> None:
         """Until it is not on the screen any more."""
-        self.until(lambda: unwanted not in self.text, ("without", unwanted))
+        self.until(lambda: not self._has(unwanted), ("without", unwanted))
 
     def _has(self, wanted: str | re.Pattern[str]) -> bool:
         return wanted in self.text if isinstance(wanted, str) else wanted.search(self.text) is not None
