@@ -30,6 +30,7 @@ from actors.gateway.writer import Sent, Writer
 from engine import ids
 from engine.errors import OWN_CODES, CallerError, EngineError
 from engine.wire import frames, methods
+from engine.limits import MIB
 from engine.wire.frames import Malformed, Notification, Request
 from engine.wire.methods import InvalidParams, UnknownMethod
 
@@ -40,6 +41,8 @@ GOODBYE_SECONDS: Final = 4.0
 # Requests of the greatest size that one connection may hold, at work and waiting.
 HELD_MESSAGES: Final = 4
 
+# Bytes of replies that may wait before none of a connection's requests is begun: a few of the greatest size.
+REPLIES_AHEAD: Final = MIB
 
 @attrs.define(slots=True)
 class Counters:
@@ -196,6 +199,7 @@ class Connection(Actor):
     def _make_room(self) -> None:
         if self._room is not None and not self._full():
             self._room.set()
+        self._start_more()
             self._room = None
 
     def _take(self, request: Request, size: int) -> None:
@@ -208,7 +212,10 @@ class Connection(Actor):
             self._start_more()
 
     def _start_more(self) -> None:
-        while len(self._waiting) > self._claimed and self._at_work < self._limits.requests_in_flight:
+        most = self._limits.requests_in_flight
+        while (
+            len(self._waiting) > self._claimed and self._at_work < most and self._writer.waiting_bytes < REPLIES_AHEAD
+        ):
             self._claimed += 1
             self._at_work += 1
             self.cell.start_soon(self._work)
@@ -225,7 +232,6 @@ class Connection(Actor):
         if watch is not None:
             self._new_watches -= 1
             self._writer.open(watch)
-        self._start_more()
         self._make_room()
 
     async def _answer(self, request: Request) -> tuple[str, Watch | None]:

@@ -62,7 +62,8 @@ class Writer:
         self._sent = sent
         self._spawn = spawn
         self._on_sent = on_sent
-        self._replies: deque[bytes] = deque()  # bounded by the reader, which pauses while there are many
+        self._replies: deque[bytes] = deque()  # bounded by the connection, which begins nothing while there are many
+        self._reply_bytes = 0
         self._watches: dict[str, Watch] = {}
         self._dirty: deque[Watch] = deque()
         self._bell = Bell()
@@ -81,12 +82,19 @@ class Writer:
         return len(self._replies)
 
     @property
+    def waiting_bytes(self) -> int:
+        """Likewise."""
+        return self._reply_bytes
+
+    @property
     def watches(self) -> int:
         return len(self._watches)
 
     # ------------------------------------------------------------ what is to be sent
     def reply(self, text: str) -> None:
-        self._replies.append(websocket.frame(text))
+        frame = websocket.frame(text)
+        self._replies.append(frame)
+        self._reply_bytes += len(frame)
         self._bell.ring()
 
     def open(self, watch: Watch) -> None:
@@ -258,6 +266,7 @@ class Writer:
         while self._replies and (not size or size + len(self._replies[0]) <= most):
             batch.append(self._replies.popleft())
             size += len(batch[-1])
+            self._reply_bytes -= len(batch[-1])
         while self._dirty and not self._replies and size + _PIECE_ROOM <= most:
             watch = self._dirty.popleft()
             text = None if watch.over else watch.pull(PIECE_BYTES)

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from engine.commands import MessagesPage
 from engine.limits import Limits
 from tests.actors.gateway.fakes import FakeRun, Served, serve
 from tests.actors.gateway.test_http import BEARER, UPGRADE, Browser
@@ -123,6 +124,38 @@ async def test_a_client_whose_requests_wait_is_not_taken_for_silent(mock_clock: 
         await pass_time(mock_clock, 300)
         gate.set()
         assert {(await wire.receive())["id"] for _ in keys} == set(keys)
+
+
+async def test_no_request_is_begun_while_large_replies_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client costs that asks and never reads: the replies of requests at work together, and a few."""
+    at_once = 16
+    async with serve(Limits(requests_in_flight=at_once, slow_client_timeout=30)) as served:
+        begun = 0
+        gate = trio.Event()
+
+        async def messages(*_: object) -> MessagesPage:
+            nonlocal begun
+            begun += 1
+            await gate.wait()
+            return MessagesPage(messages=(b'"%b"' % (b"x" * size),), revision=1)
+
+        size = 250_000
+        monkeypatch.setattr(served.registry, "messages", messages)
+        page = await raw_connection(served, receive_bytes=4096)
+        await page.stream.send_all(masked("initialize", 0, protocol=1, client={"name": "t", "version": "1"}))
+        for key in range(1, 100):
+            await page.stream.send_all(masked("session.messages", key, session_id="ses_1"))
+        await trio.testing.wait_all_tasks_blocked(0.05)  # as many are at work, and as many wait
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        waiting = begun * size - served.ref.gateway_statistics().bytes_sent
+        assert at_once <= begun < 99 and waiting <= at_once * size + (1 << 20) + (256 << 10)
+        answers, tail = 0, b""
+        while answers < 99:  # and when it reads, all are answered
+            data = tail + await page.stream.receive_some()
+            answers += data.count(b'"revision":')
+            tail = data[-len(b'"revision":') + 1 :]
+        await trio.aclose_forcefully(page.stream)
 
 
 async def test_replies_that_are_not_taken_pause_the_reading() -> None:
