@@ -42,6 +42,7 @@ _READ: Final = re.compile(r"read (.+)", re.I | re.S)
 _RUN: Final = re.compile(r"run (.+)", re.I | re.S)
 _HERE: Final = "this folder"
 _WORD: Final = re.compile(r"\S+\s*|\s+")
+_BACKTICKS: Final = re.compile("`+")
 
 HELP: Final = (
     "I am greenroom's offline demo model: a fixed script, not an AI. I know these phrases: "
@@ -157,8 +158,15 @@ def _report(call: ToolPart) -> str:
     if not any(lines):
         return told if notes else f"{what}: there is nothing in it."
     head = "\n".join(_short(line) for line in lines[:_LINES])
-    more = f"\n… and {len(lines) - _LINES:,} more lines" if len(lines) > _LINES else ""
-    return f"{told}\n\n{head}{more}"
+    more = f"\n\n… and {len(lines) - _LINES:,} more lines" if len(lines) > _LINES else ""
+    return f"{told}\n\n{_fenced(head)}{more}"
+
+
+def _fenced(text: str) -> str:
+    """As a block of code in Markdown, whatever is in it: its lines stay lines wherever they are shown."""
+    longest = max(map(len, _BACKTICKS.findall(text)), default=0)
+    fence = "`" * max(longest + 1, 3)
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _arguments(call: ToolPart) -> dict[str, str]:

@@ -110,9 +110,9 @@ def test_what_a_search_found_is_told() -> None:
     found = "\n".join([*(f"a.py:{n}: def f{n}" for n in range(1, 13)), "[12 matches in 1 file; 3 files searched]"])
     told = said("search this folder for def", result=result("files.search_files", found, pattern="def", path="."))
     assert told.startswith(
-        "I searched this folder for “def”: 12 matches in 1 file; 3 files searched.\n\na.py:1: def f1\n"
+        "I searched this folder for “def”: 12 matches in 1 file; 3 files searched.\n\n```\na.py:1: def f1\n"
     )
-    assert told.endswith("a.py:10: def f10\n… and 2 more lines")
+    assert told.endswith("a.py:10: def f10\n```\n\n… and 2 more lines")
 
 
 def test_a_search_without_a_match() -> None:
@@ -121,7 +121,12 @@ def test_a_search_without_a_match() -> None:
 
 
 def test_what_was_read_is_told() -> None:
-    assert said("read a", result=result("files.read_file", "one\ntwo", path="a")) == "I read a.\n\none\ntwo"
+    assert said("read a", result=result("files.read_file", "one\ntwo", path="a")) == "I read a.\n\n```\none\ntwo\n```"
+
+
+def test_what_was_read_ends_no_block_of_code() -> None:
+    told = said("read a", result=result("files.read_file", "```\n````x", path="a"))
+    assert told == "I read a.\n\n`````\n```\n````x\n`````"
 
 
 def test_a_tool_that_failed_is_told() -> None:
