@@ -228,7 +228,7 @@ class Tab:
                 except (ProtocolError, AssertionError):
                     await trio.sleep(0.02)  # the page was just being replaced
         with trio.fail_after(LIMIT):
-            shown = await self.evaluate("document.body?.innerText")
+            shown = await self.evaluate("document.body?.innerText.slice(-3000)")
         raise AssertionError(f"never: {condition}\noffences: {self.offences}\nthe page:\n{shown}")
 
     async def sees(self, text: str) -> None:

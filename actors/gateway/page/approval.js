@@ -82,6 +82,7 @@ export class ApprovalView {
   constructor(link, asked) {
     this.asked = asked;
     this._link = link;
+    this._replying = false;
     const id = `ask-${++numbers}`;
     this._error = h("p", { class: "error", role: "alert", hidden: true });
     const form = asked.parent_call_id === undefined ? this._call(id) : this._question(id);
@@ -139,7 +140,9 @@ export class ApprovalView {
   }
 
   async _reply(decision, more = {}) {
-    this._busy(true);
+    if (this._replying) return;
+    this._replying = true; // nothing is disabled meanwhile: that would take the focus away
+    this.element.setAttribute("aria-busy", "true");
     this._error.hidden = true;
     try {
       await this._link.request("approval.reply", { run_id: this.asked.run_id, call_id: this.asked.call_id, decision, ...more });
@@ -148,15 +151,12 @@ export class ApprovalView {
       else if (error.code === "lost") this._fail("The connection was lost before the answer was there. Try again.");
       else this._fail(error.message);
     }
-    this._busy(false);
+    this._replying = false;
+    this.element.removeAttribute("aria-busy");
   }
 
   _fail(text) {
     this._error.textContent = text;
     this._error.hidden = false;
-  }
-
-  _busy(on) {
-    for (const control of this.element.querySelectorAll("button, input, select")) control.disabled = on;
   }
 }

@@ -311,12 +311,12 @@ export class Conversation {
     this._paging = false;
     if (generation !== this._generation && this._id === null) return;
     const middle = this._scroller.getBoundingClientRect().top;
-    const anchor = [...this._views.values()].find((view) => view.element.getBoundingClientRect().bottom > middle);
-    const before = anchor?.element.getBoundingClientRect().top;
+    const anchor = [...this._list.children].find((element) => element.getBoundingClientRect().bottom > middle);
+    const before = anchor?.getBoundingClientRect().top;
     // The browser's own anchoring would move it a second time.
     this._scroller.classList.add("unanchored");
     this._show();
-    if (anchor?.element.isConnected) this._scroller.scrollTop += anchor.element.getBoundingClientRect().top - before;
+    if (anchor?.isConnected) this._scroller.scrollTop += anchor.getBoundingClientRect().top - before;
     this._following = this._transcript.attached && this._toEnd < NEAR;
     requestAnimationFrame(() => this._scroller.classList.remove("unanchored"));
   }

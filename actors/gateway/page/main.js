@@ -99,6 +99,10 @@ find("side").append(
   h("div", { class: "side-foot" }, state, button("Keys", showKeys, { kind: "quiet round", glyph: "help", shown: false })),
 );
 find("head").append(opener, h("div", { class: "head-text" }, title, about), used, menu);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  find("main").focus();
+});
 find("shade").addEventListener("click", () => drawer(false));
 NARROW.addEventListener("change", () => drawer(false));
 
@@ -216,7 +220,7 @@ listen({
     sessions.search.focus();
   },
   newest: () => route.view === "session" && conversation.jump(),
-  start: () => page.go("#/new"),
+  start: () => (route.view === "new" ? start.composer.field.focus() : page.go("#/new")),
   answer: () => route.view === "session" && conversation.answer(),
   write: () => (route.view === "session" ? conversation : start).composer.field.focus(),
   neighbour: (step) => {

@@ -49,10 +49,10 @@ export class Markdown {
 
   /** Show `text`, which usually is what was shown and more; `done` when no more follows. */
   set(text, done) {
-    if (text === this._text && done === this._done) return;
+    this._done = done; // only says how long to wait: what is rendered so far is right whether more comes or not
+    if (text === this._text) return;
     if (!text.startsWith(this._text)) this._clear();
     this._text = text;
-    this._done = done;
     this._settled = false;
     this._showPlain();
     this._schedule();
@@ -74,7 +74,7 @@ export class Markdown {
     this._rendered = 0; // characters of which there is HTML at all
     this._state = undefined;
     this._plain = null; // the text node behind them
-    this._settled = false;
+    this._settled = false; // there is nothing to render
     this._open.replaceChildren();
     this.element.replaceChildren(this._open);
   }
@@ -108,7 +108,7 @@ export class Markdown {
 
   async _render() {
     this._last = performance.now();
-    const [text, taken, done] = [this._text, this._taken, this._done];
+    const [text, taken] = [this._text, this._taken];
     const rest = text.slice(taken, taken + room.length);
     // As much as the daemon takes, counted in its bytes; a pair of surrogates is not cut.
     const piece = rest.slice(0, encoder.encodeInto(rest, room).read);
@@ -116,7 +116,7 @@ export class Markdown {
       const state = this._state === undefined ? {} : { state: this._state };
       const made = await link.request("markdown.render", { text: piece, ...state });
       // The text may have been replaced by another meanwhile.
-      if (this._taken === taken && this._text.startsWith(text)) this._show(made, piece, done && taken + piece.length === text.length);
+      if (this._taken === taken && this._text.startsWith(text)) this._show(made, piece);
     } catch (error) {
       if (error.code === "lost") setTimeout(() => this._schedule(), AGAIN);
       this._settled = error.code !== "lost"; // what is refused stays plain
@@ -125,7 +125,7 @@ export class Markdown {
     this._schedule();
   }
 
-  _show(made, piece, whole) {
+  _show(made, piece) {
     this._open.before(fragment(made.html));
     const size = position(piece, made.taken);
     this._taken += size;
@@ -134,7 +134,7 @@ export class Markdown {
     this._rendered = this._taken + (made.more ? 0 : piece.slice(size).trimEnd().length);
     this._plain = null;
     this._open.replaceChildren(fragment(made.open_html));
-    this._settled = whole && !made.more && this._text.length === this._taken + piece.length - size;
+    this._settled = !made.more && this._text.length === this._taken + piece.length - size; // until there is more of it
     if (!this._settled) this._showPlain();
   }
 }

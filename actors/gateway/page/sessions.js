@@ -20,7 +20,7 @@ export class Sessions {
     this._current = null;
     this._asked = 0;
     this._timer = 0;
-    this.search = h("input", { type: "search", placeholder: "Search sessions", "aria-label": "Search sessions by title", maxlength: 200, on: { input: () => this._later(TYPING) } });
+    this.search = h("input", { type: "search", placeholder: "Search sessions", "aria-label": "Search sessions by title", maxlength: 200, on: { input: () => this._later(TYPING), keydown: (event) => this._enter(event) } });
     this._list = h("ul", { class: "rows" });
     this._none = h("p", { class: "muted empty", hidden: true });
     this._more = button("Show older", () => this._readOn(), { kind: "quiet", hidden: true });
@@ -63,6 +63,14 @@ export class Sessions {
   drop(id) {
     this._sessions = this._sessions.filter((session) => session.id !== id);
     this._show();
+  }
+
+  /** Enter in the search goes to the first that it found. */
+  async _enter(event) {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    await this.refresh();
+    if (this._sessions.length) this._page.go(`#/s/${this._sessions[0].id}`);
   }
 
   async refresh() {
