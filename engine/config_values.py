@@ -23,7 +23,7 @@ COUNT_MAX: Final = 2**40
 SECONDS_MAX: Final = 10 * 366 * 86_400.0
 
 # These are part of the wire contract: clients rely on them, so a setting may not change them.
-WIRE_LIMITS: Final = frozenset({"frame_bytes", "string_bytes", "event_bytes"})
+WIRE_LIMITS: Final = frozenset({"frame_bytes", "string_bytes", "event_bytes", "markdown_bytes"})
 
 # Bounds that would make another one senseless: (the bound, how it stands to the other one, the other one, why).
 Relation = Literal["more than", "at most"]

@@ -148,6 +148,7 @@ class Limits:
     requests_in_flight: int = _bound(32, "count", "requests of one connection at work; beyond it reading pauses")
     message_bytes: int = _bound(MIB, "bytes", "one inbound WebSocket message; beyond it close 1009")
     frame_bytes: int = _bound(256 * KIB, "bytes", "one outbound frame; a connection has at most one in flight")
+    markdown_bytes: int = _bound(64 * KIB, "bytes", "Markdown of one request for HTML: 60 ms of work, a ms at a time")
     string_bytes: int = _bound(32 * KIB, "bytes", "one string in a result or push; beyond it a head and a handle")
     malformed_in_a_row: int = _bound(10, "count", "malformed messages in a row before close 1008")
     slow_client_timeout: float = _seconds(15, "a socket that takes nothing for this long is aborted")

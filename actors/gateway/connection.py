@@ -22,6 +22,7 @@ from actors._ask import ActorDied
 from actors.gateway import requests, websocket
 from actors.gateway.http import Upgraded
 from actors.gateway.load import LoopMeter
+from actors.gateway.markup import Markup
 from actors.gateway.requests import HANDLERS, RETRY_AFTER_MS, Begun, Services
 from actors.gateway.transport import Transport
 from actors.gateway.watches import Watch
@@ -29,8 +30,8 @@ from actors.gateway.websocket import GOING_AWAY, POLICY, Closed, Refused
 from actors.gateway.writer import Sent, Writer
 from engine import ids
 from engine.errors import OWN_CODES, CallerError, EngineError
-from engine.wire import frames, methods
 from engine.limits import MIB
+from engine.wire import frames, methods
 from engine.wire.frames import Malformed, Notification, Request
 from engine.wire.methods import InvalidParams, UnknownMethod
 
@@ -40,9 +41,9 @@ _log = logging.getLogger("greenroom.gateway")
 GOODBYE_SECONDS: Final = 4.0
 # Requests of the greatest size that one connection may hold, at work and waiting.
 HELD_MESSAGES: Final = 4
-
 # Bytes of replies that may wait before none of a connection's requests is begun: a few of the greatest size.
 REPLIES_AHEAD: Final = MIB
+
 
 @attrs.define(slots=True)
 class Counters:
@@ -68,6 +69,7 @@ class Shared:
     services: Services
     meter: LoopMeter
     counters: Counters
+    markup: Markup
     draining: Callable[[], bool]
     stats: Callable[[], tuple[Mapping[str, int], Mapping[str, float]]]
 
@@ -197,9 +199,9 @@ class Connection(Actor):
         )
 
     def _make_room(self) -> None:
+        self._start_more()
         if self._room is not None and not self._full():
             self._room.set()
-        self._start_more()
             self._room = None
 
     def _take(self, request: Request, size: int) -> None:
@@ -302,6 +304,10 @@ class Connection(Actor):
     @property
     def post(self) -> Writer:
         return self._writer
+
+    @property
+    def markup(self) -> Markup:
+        return self._shared.markup
 
     def close_watch(self, watch_id: str) -> bool:
         return self._writer.close_watch(watch_id)

@@ -26,6 +26,7 @@ from actors.gateway.access import Access
 from actors.gateway.connection import Connection, Counters, Shared
 from actors.gateway.listeners import Address, Opened, open_listeners, tls_context
 from actors.gateway.load import LoopMeter
+from actors.gateway.markup import Markup
 from actors.gateway.requests import Services
 from actors.gateway.routes import Answer, Later, Readiness, Site, Upgrade
 from actors.gateway.transport import Traffic, Transport
@@ -125,6 +126,7 @@ class Gateway(Actor):
             services=services,
             meter=self._meter,
             counters=self._counters,
+            markup=Markup(services.config.limits.markdown_bytes),
             draining=lambda: self.readiness == "draining",
             stats=self._stats,
         )

@@ -15,6 +15,7 @@ import attrs
 import orjson
 
 from actors._feed import RunFeed, SessionFeed
+from actors.gateway.markup import Markup
 from actors.gateway.watches import Post, RunWatch, SessionWatch, Watch
 from actors.metrics import Figures
 from engine import codec
@@ -115,6 +116,8 @@ class Client(Protocol):
     def services(self) -> Services: ...
     @property
     def post(self) -> Post: ...
+    @property
+    def markup(self) -> Markup: ...
     def watch_place(self) -> AbstractContextManager[str]: ...
     def close_watch(self, watch_id: str) -> bool: ...
     def gateway_stats(self) -> tuple[Mapping[str, int], Mapping[str, float]]: ...
@@ -276,6 +279,10 @@ async def _output_read(client: Client, params: methods.OutputRead) -> Json:
     return orjson.Fragment(objects.encode_output(piece, params.offset))
 
 
+async def _markdown_render(client: Client, params: methods.MarkdownRender) -> Json:
+    return await client.markup.render(params.text, params.state or "")
+
+
 async def _daemon_stats(client: Client, params: methods.NoParams) -> Json:
     stats = await client.services.stats()
     counts, loop = client.gateway_stats()
@@ -303,6 +310,7 @@ HANDLERS: Final = MappingProxyType[str, Handler](
         "toolset.list": _toolset_list,
         "toolset.restart": _toolset_restart,
         "output.read": _output_read,
+        "markdown.render": _markdown_render,
         "daemon.stats": _daemon_stats,
     }
 )

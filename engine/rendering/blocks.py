@@ -60,9 +60,9 @@ class Blocks:
     # -------------------------------------------------------------- lines
     def line(self, text: str, *, first: bool, last: bool) -> None:
         """A source line without its newline, clean; or a piece of one, if it is not both the first and the last."""
-        if first:
+        if first or self.leaf is None:  # of a line that began with nothing but spaces the text comes later
             self._begin(text, last)
-        elif self.leaf is not None:
+        else:
             self.leaf.more(text, last)
         if last and self.leaf is not None and self.leaf.one_line:
             self.close()

@@ -75,11 +75,15 @@ class Boxes:
         if any(isinstance(box, Item) and not box.marked for box in self.boxes[count:]):
             self.show_empty(out)
             self.begun = True
+        self.leave(count, out)
         del self.boxes[count:]
 
     def show_empty(self, out: list[str]) -> None:
         """Show the open boxes, in which there is nothing."""
         raise NotImplementedError
+
+    def leave(self, count: int, out: list[str]) -> None:
+        """All boxes but the first `count` end."""
 
 
 class Stack(Boxes):
@@ -98,12 +102,11 @@ class Stack(Boxes):
         other.kept, other.begun, other.spaced = self.kept, self.begun, self.spaced
         return other
 
-    def pop_to(self, count: int, out: list[str]) -> None:
-        super().pop_to(count, out)
-        self.kept = min(self.kept, count)
-
     def show_empty(self, out: list[str]) -> None:
         out.append(encode(self.prefix()))
+
+    def leave(self, count: int, out: list[str]) -> None:
+        self.kept = min(self.kept, count)
 
     @property
     def indent(self) -> int:

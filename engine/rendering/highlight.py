@@ -135,15 +135,17 @@ _NAMES: Final = {
 
 
 class Highlighter:
-    """Of one language. `name` is the first word of a fence, as it is written there."""
+    """Of one language. It is given by the first word of a fence, as it is written there; `name` is none for one that is
+    not known."""
 
-    __slots__ = ("_any_case", "_diff", "_ends", "_keywords", "_pattern")
+    __slots__ = ("_any_case", "_diff", "_ends", "_keywords", "_pattern", "name")
 
     def __init__(self, name: str) -> None:
         name = name.lower()
         name = _NAMES.get(name, name)
         self._diff = name == "diff"
         language = _LANGUAGES.get(name)
+        self.name = name if self._diff or language is not None else ""
         self._pattern = None if language is None else _pattern(name)
         self._keywords = frozenset(language.keywords.split()) if language else frozenset()
         self._any_case = language is not None and language.any_case
@@ -181,6 +183,10 @@ class Highlighter:
             else:
                 _add(runs, text[at:], CODE)
                 return runs, None
+
+    def state(self, end: str) -> State:
+        """The state of what ends with this; None if nothing of this language does."""
+        return next((state for state in self._ends.values() if state[0] == end), None)
 
     def _style(self, kind: str | None, piece: str) -> int:
         if kind == "word":

@@ -1,4 +1,4 @@
-"""Markdown within a block: emphasis, code, links, entities. Text in, styled runs out; linear in the text.
+"""Markdown within a block: emphasis, code, links, entities. Text in, styled pieces out; linear in the text.
 
 Emphasis follows CommonMark's flanking rules; what is not closed stays as it was written. Marks may overlap
 (`*a _b* c_`): each stretches over its own range. An address is always shown beside the text of its link, so that
@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 import string
+from collections.abc import Iterator
 from typing import Final
 
 from engine.rendering.cells import clean
@@ -17,9 +18,10 @@ from engine.rendering.styles import Attr, Role, Run, attributes_of, style
 
 _SPECIAL: Final = re.compile(r"[\\`*_~\[\]!<&]|https?://")
 _PUNCTUATION: Final = frozenset(string.punctuation)
-# The address in <> or with balanced brackets one deep, and an optional title.
+# The address in <> or with balanced brackets one deep, and an optional title. What is taken is not given back (`*+`):
+# a thousand spaces are read once.
 _TARGET: Final = re.compile(
-    r"""\(\s*(?:<([^<>]*)>|([^\s()<]*(?:\([^\s()]*\)[^\s()]*)*))(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)"""
+    r"""\(\s*+(?:<([^<>]*+)>|([^\s()<]*+(?:\([^\s()]*+\)[^\s()]*+)*+))(?:\s++(?:(?:"[^"]*+"|'[^']*+')\s*+)?+)?+\)"""
 )
 _AUTOLINK: Final = re.compile(r"<([a-zA-Z][a-zA-Z0-9+.-]{1,31}:[^\s<>]*|[^\s<>@]+@[^\s<>@]+)>")
 _BARE: Final = re.compile(r"https?://[^\s<>\"'`\[\]]+")
@@ -28,6 +30,7 @@ _TICKS: Final = re.compile(r"`+")
 _BITS: Final = {("*", 1): Attr.ITALIC, ("*", 2): Attr.BOLD, ("_", 1): Attr.ITALIC, ("_", 2): Attr.BOLD,
                 ("~", 2): Attr.STRIKE}  # fmt: skip
 OPENERS_SEEN: Final = 4
+Piece = tuple[str, int, str | None]  # text, its style, where it leads
 _BARE_END: Final = ".,;:!?*_~"
 
 
@@ -56,16 +59,22 @@ class _Scan:
         self.ranges: list[tuple[int, int, int]] = []  # nodes from, to, and the attribute over them
         self.brackets: list[tuple[int, bool]] = []  # node of a `[`, and whether it is an image's
         self.unclosed: set[int] = set()  # lengths of backtick runs that nothing closes
+        self.addresses: dict[int, str] = {}  # where nodes lead
 
     def add(self, text: str, value: int | None = None) -> None:
         if text:
             self.nodes.append(text)
             self.styles.append(self.base if value is None else value)
 
+    def lead(self, text: str, address: str, role: Role) -> None:
+        if text:
+            self.addresses[len(self.nodes)] = address
+            self.add(text, self.role(role))
+
     def role(self, role: Role) -> int:
         return style(role, attributes_of(self.base))
 
-    def run(self) -> list[Run]:
+    def scan(self) -> Iterator[Piece]:
         at = 0
         while found := _SPECIAL.search(self.text, at):
             self.add(self.text[at : found.start()])
@@ -92,7 +101,7 @@ class _Scan:
         elif sign == "]":
             return self.link(at)
         elif sign == "<" and (found := _AUTOLINK.match(text, at)):
-            self.add(found[1], self.role(Role.LINK))
+            self.lead(found[1], found[1] if ":" in found[1] else f"mailto:{found[1]}", Role.LINK)
             return found.end()
         elif sign == "&" and (found := _ENTITY.match(text, at)):
             self.add(clean(html.unescape(found[0])))  # a control character may be written so
@@ -101,7 +110,7 @@ class _Scan:
             address = found[0].rstrip(_BARE_END)
             if address.endswith(")") and "(" not in address:
                 address = address.rstrip(")").rstrip(_BARE_END)
-            self.add(address, self.role(Role.LINK))
+            self.lead(address, address, Role.LINK)
             return at + len(address)
         self.add(sign)
         return at + 1
@@ -136,8 +145,11 @@ class _Scan:
         self.nodes[node] = "image: " if image else ""
         for number in range(node + 1, len(self.nodes)):
             self.styles[number] = style(Role.LINK, attributes_of(self.styles[number]))
-        if address and address != label:
-            self.add(f" ({clean(address)})" if label else clean(address), self.role(Role.URL))
+            self.addresses[number] = address
+        if not label:
+            self.lead(clean(address), address, Role.URL)
+        elif address and address != label:
+            self.add(f" ({clean(address)})", self.role(Role.URL))
         self.brackets.clear()  # no links in links
         return found.end()
 
@@ -180,14 +192,13 @@ class _Scan:
             if not opener.left or (closer.sign == "~" and opener.left < 2):
                 stack.pop()
 
-    def result(self) -> list[Run]:
+    def result(self) -> Iterator[Piece]:
         changes: dict[int, list[int]] = {}
         for begin, end, bit in self.ranges:
             changes.setdefault(begin, []).append(bit)
             changes.setdefault(end, []).append(-bit)
         depth = dict.fromkeys((1, 2, 4, 8), 0)
         bits = 0
-        runs: list[Run] = []
         for number, (node, value) in enumerate(zip(self.nodes, self.styles, strict=True)):
             if number in changes:
                 for bit in changes[number]:
@@ -195,11 +206,7 @@ class _Scan:
                 bits = sum(bit for bit, count in depth.items() if count)
             text = node if isinstance(node, str) else node.sign * node.left
             if text:
-                if runs and runs[-1][1] == value | bits:
-                    runs[-1] = (runs[-1][0] + text, value | bits)
-                else:
-                    runs.append((text, value | bits))
-        return runs
+                yield text, value | bits, self.addresses.get(number)
 
 
 def _is_punctuation(character: str) -> bool:
@@ -212,4 +219,15 @@ def inline(text: str, base: int) -> list[Run]:
     """The runs of clean text, in the style `base` where nothing else is said. `\\n` stays: a hard break."""
     if not _SPECIAL.search(text):
         return [(text, base)] if text else []
-    return _Scan(text, base).run()
+    runs: list[Run] = []
+    for piece, value, _ in _Scan(text, base).scan():
+        if runs and runs[-1][1] == value:
+            runs[-1] = (runs[-1][0] + piece, value)
+        else:
+            runs.append((piece, value))
+    return runs
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """Likewise, with the address to which each piece of a link leads (as it was written: it may be any text)."""
+    return _Scan(text, 0).scan() if _SPECIAL.search(text) else iter([(text, 0, None)] if text else [])

@@ -21,16 +21,17 @@ BLANKS_MAX: Final = 64
 
 
 class Leaf:
-    """One block, entered once. `spaced`: space stands around it. `one_line`: it ends with its source line."""
+    """One block, entered once. `spaced`: space stands around it. `one_line`: it ends with its source line. `inside`:
+    its writer has begun something that has to be ended."""
 
-    __slots__ = ("gap", "out", "shown", "stack")
+    __slots__ = ("gap", "inside", "out", "shown", "stack")
     spaced: ClassVar[bool] = False
     one_line: ClassVar[bool] = False
     stack: Boxes
     out: list[str]
 
     def __init__(self) -> None:
-        self.gap = self.shown = False
+        self.gap = self.inside = self.shown = False
 
     def enter(self, stack: Boxes, out: list[str], gap: bool) -> None:
         self.stack, self.out, self.gap = stack, out, gap

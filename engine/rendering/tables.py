@@ -17,7 +17,8 @@ from engine.rendering.styles import Attr, Role, Run, Theme, attributes_of, style
 
 COLUMN_MIN: Final = 3  # cells
 COLUMNS_MAX: Final = 64  # a row of more is text
-DELIMITER: Final = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")
+# What is taken is not given back (`*+`): a line of a thousand spaces is read once.
+DELIMITER: Final = re.compile(r"\|?\s*+:?-++:?\s*+(?:\|\s*+:?-++:?\s*+)*+\|?\s*+$")
 
 Align = Literal["left", "right", "middle"]
 

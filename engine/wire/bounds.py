@@ -32,6 +32,7 @@ LIST_MAX: Final = 100
 MESSAGES_MAX: Final = 200
 PAGE_DEFAULT: Final = 50
 OUTPUT_READ_MAX: Final = 64 * KIB
+STATE_MAX: Final = 4 * KIB  # of Markdown that goes on; engine/rendering/html.py makes none of half of it
 CONTENT_BYTES: Final = 64 * KIB  # the answer to a tool server's question
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
@@ -110,6 +111,8 @@ Base64 = Annotated[str, Check("base64 text", _is_base64)]
 Handle = Annotated[str, _length(1, HANDLE_MAX)]
 Reason = Annotated[str, _length(0, REASON_MAX)]
 Content = Annotated[bytes, Check(f"at most {CONTENT_BYTES} bytes of JSON", lambda data: len(data) <= CONTENT_BYTES)]
+AnyText = Annotated[str, Check("any text", lambda text: True)]
+State = Annotated[str, _length(0, STATE_MAX)]
 Protocol = Annotated[int, _at_least(0)]
 
 

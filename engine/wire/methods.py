@@ -20,6 +20,7 @@ from engine.wire.bounds import (
     PAGE_DEFAULT,
     AbsolutePath,
     After,
+    AnyText,
     Base64,
     Content,
     Cursor,
@@ -40,6 +41,7 @@ from engine.wire.bounds import (
     Reason,
     Revision,
     Seq,
+    State,
     Text,
     Title,
 )
@@ -251,6 +253,12 @@ class OutputRead(Params):
     limit: OutputLimit = bounds.OUTPUT_READ_MAX
 
 
+@attrs.frozen(slots=True, kw_only=True)
+class MarkdownRender(Params):
+    text: AnyText
+    state: State | None = None
+
+
 @attrs.frozen(slots=True)
 class Method:
     """`result` names the keys of the result, those with `?` optional. Not `served`: -32601 in this version."""
@@ -285,6 +293,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "toolset.list": Method(NoParams, ("toolsets",)),
         "toolset.restart": Method(ToolsetRestart, ("toolset",)),
         "output.read": Method(OutputRead, ("text?", "data_base64?", "next_offset?", "total")),
+        "markdown.render": Method(MarkdownRender, ("html", "taken", "state", "open_html", "more")),
         "daemon.stats": Method(NoParams, ("uptime_s", "memory", "counts", "processes", "actors", "loop")),
     }
 )

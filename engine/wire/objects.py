@@ -47,6 +47,7 @@ SHOWN_LIMITS: Final = (
     "message_bytes", "frame_bytes", "event_bytes", "string_bytes", "requests_in_flight", "watches_per_connection",
     "malformed_in_a_row", "slow_client_timeout", "ping_interval", "silence_timeout", "run_log_entries",
     "run_log_bytes", "terminal_retention", "terminal_retained_max", "active_runs_max", "drain_timeout",
+    "markdown_bytes",
 )  # fmt: skip
 
 _NO_SIZES: Final[Mapping[str, int]] = MappingProxyType({})

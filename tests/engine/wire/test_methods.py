@@ -68,6 +68,8 @@ GOOD_AND_BAD: list[tuple[str, dict[str, Any], str, Any, Any]] = [
     ("output.read", {"handle": "h"}, "limit", 65536, 65537),
     ("output.read", {"handle": "h"}, "offset", 0, -1),
     ("output.read", {}, "handle", "h" * 256, "h" * 257),
+    ("markdown.render", {}, "text", "", 0),  # its length is a limit: payload_too_large
+    ("markdown.render", {"text": ""}, "state", "s" * 4096, "s" * 4097),
     ("run.watch", {"run_id": "r"}, "after", 2**53 - 1, 2**53),
     ("run.watch", {"run_id": "r"}, "after", 0, -1),
     ("run.watch", {}, "run_id", "r" * 128, "r" * 129),
