@@ -90,7 +90,7 @@ def test_constructs(text: str, expected: str) -> None:
     read(expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(texts)
 def test_it_says_what_the_terminal_says(text: str) -> None:
     terminal = Markdown(100_000, LIGHT)
@@ -100,7 +100,7 @@ def test_it_says_what_the_terminal_says(text: str) -> None:
 
 
 # ------------------------------------------------------------------ however it comes
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(texts, st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(0, 3))
 def test_any_pieces_give_what_the_whole_gives(text: str, sizes: list[int], small: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

