@@ -377,7 +377,7 @@ class Talk:
         """Begin it beside all else; False if that cannot be now."""
         nursery, client = self._nursery, self._client
         if nursery is None or client is None or self._actions >= _ACTIONS_MOST:
-            self._screen.note("not connected" if client is None else "too much at the same time")
+            self._screen.note("no connection" if client is None else "too much at the same time")
             return False
 
         async def act() -> None:

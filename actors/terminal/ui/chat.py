@@ -74,6 +74,7 @@ class ChatScreen(Screen[None]):
         self._typed = 0.0
         self._since: tuple[str, float] | None = None  # the run that is at work, and since when
         self._ticks: Timer | None = None
+        self._status = Text()
         self._hint = self._note = ""  # below the transcript
         self._forget: Timer | None = None
 
@@ -111,7 +112,10 @@ class ChatScreen(Screen[None]):
         if talk.conversation is not self._shown:
             self._shown = talk.conversation
             self.transcript.reset()
-        self.query_one("#status", Static).update(status_line(talk, self.size.width - 2))
+        status = status_line(talk, self.size.width - 2)
+        if status != self._status:
+            self._status = status
+            self.query_one("#status", Static).update(status, layout=False)
         self._look_at_run()
         self._look_at_approvals()
         self.transcript.look()
@@ -141,7 +145,7 @@ class ChatScreen(Screen[None]):
         waiting = f" · {queued} queued" if queued else ""
         self.composer.border_title = Text(f"message{waiting}").plain
         if not talk.connected:
-            kept = "not connected: what you write is kept here"
+            kept = "no connection: what you write is kept here"
             kept += " · Enter starts a daemon" if talk.start else ""
         elif talk.busy:
             kept = f"Enter: {self._when_busy} · Tab: {'steer' if self._when_busy == 'queue' else 'queue'}"
@@ -208,7 +212,7 @@ class ChatScreen(Screen[None]):
         if self._obey(text.strip()):
             self.composer.text = ""
         elif not self._talk.connected:
-            self.tell("not connected: the message stays in the box")
+            self.tell("no connection: the message stays in the box")
             self._bridge.post(self._talk.connect_now)
         elif self._talk.outgoing is not None:
             self.tell("the message before is still being sent")

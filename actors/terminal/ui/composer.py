@@ -36,6 +36,7 @@ class Composer(TextArea):
             show_line_numbers=False, soft_wrap=True, tab_behavior="focus", highlight_cursor_line=False, **more
         )
 
+    # Textual calls the handlers of the classes below, too, unless an event prevents that.
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "enter":
             event.stop()
@@ -45,16 +46,12 @@ class Composer(TextArea):
             event.stop()
             event.prevent_default()
             self.insert("\n")
-        else:
-            await super()._on_key(event)
 
     async def _on_paste(self, event: events.Paste) -> None:
         if len(self.text) + len(event.text) > CHARACTERS_MAX:
             event.stop()
             event.prevent_default()
             self.post_message(self.Refused("too long to be pasted: put it into a file and name that"))
-            return
-        await super()._on_paste(event)
 
     def put_first(self, text: str) -> None:
         """Give a message back that was not taken, before what has been written since."""

@@ -297,7 +297,7 @@ async def test_a_daemon_that_is_not_there_is_tried_again_and_that_is_told(staged
         talk.new_session()
         talk.stop_run()
         talk.find_sessions("x")
-        assert screen.notes == ["not connected"]
+        assert screen.notes == ["no connection"]
         line.down = False
         await screen.until(lambda: talk.connected)
         assert talk.waiting is None and not talk.gone
