@@ -15,8 +15,9 @@ from engine.storage.blobs import Blobs
 from engine.storage.columns import LONG
 from engine.wire import handles
 
-# Longest character of UTF-8: a piece is never empty before the end, however small it was asked for.
-_CHARACTER_BYTES: Final = 4
+# What is read at least, so that a piece is never empty before the end, however small it was asked for: the longest
+# character of UTF-8, behind the rest of one that the offset is in.
+_LEAST: Final = 4 + 3
 
 
 def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Blobs | None = None) -> OutputPiece:
@@ -38,7 +39,7 @@ def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Bl
         ).fetchone()
         if row is None or row[0] is None:
             raise _unknown(handle)
-        return _piece(row[0][offset : offset + max(limit, _CHARACTER_BYTES)], offset, limit, len(row[0]))
+        return _piece(row[0][offset : offset + max(limit, _LEAST)], offset, limit, len(row[0]))
     row = connection.execute(
         "SELECT parts.key, parts.kind, parts.body FROM parts JOIN messages ON messages.key = parts.message"
         " JOIN sessions ON sessions.key = messages.session WHERE parts.id = ? AND sessions.changed > 0",
@@ -54,11 +55,11 @@ def read(connection: Connection, handle: str, offset: int, limit: int, blobs: Bl
         if not isinstance(value, str):
             raise _unknown(handle)
         data = value.encode()
-        return _piece(data[offset : offset + max(limit, _CHARACTER_BYTES)], offset, limit, len(data))
+        return _piece(data[offset : offset + max(limit, _LEAST)], offset, limit, len(data))
     total = texts.size(connection, key, column)
     if total is None:
         raise _unknown(handle)
-    data = texts.read(connection, key, column, offset, offset + max(limit, _CHARACTER_BYTES))
+    data = texts.read(connection, key, column, offset, offset + max(limit, _LEAST))
     return _piece(data, offset, limit, total)
 
 
@@ -74,7 +75,7 @@ def read_own(
 
 def _blob(blobs: Blobs, found: attachments.Attachment, offset: int, limit: int) -> OutputPiece:
     if found.text:
-        data = blobs.read(found.hash, offset, max(limit, _CHARACTER_BYTES))
+        data = blobs.read(found.hash, offset, max(limit, _LEAST))
         return _piece(data, offset, limit, found.size)
     # Every 3 bytes are 4 of the text.
     group, inside = divmod(offset, 4)
@@ -83,7 +84,7 @@ def _blob(blobs: Blobs, found: attachments.Attachment, offset: int, limit: int) 
 
 
 def _piece(data: bytes, offset: int, limit: int, total: int) -> OutputPiece:
-    """`data` begins at `offset` and is a character longer than `limit` at most."""
+    """`data` begins at `offset` and has `limit` bytes or _LEAST."""
     begin, end = texts.whole_characters(data[:limit], at_end=offset + min(limit, len(data)) >= total)
     if end <= begin and data:  # the limit is smaller than the first character: give that one
         begin, _ = texts.whole_characters(data, at_end=True)

@@ -392,6 +392,19 @@ def test_an_offset_inside_a_character_begins_at_the_next(running: Store) -> None
     assert (beyond.text, beyond.next_offset, beyond.total) == ("", None, 5)
 
 
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_a_piece_from_any_byte_has_whole_characters(running: Store, limit: int) -> None:
+    text = "aé😀z日😀"
+    begins = [len(text[:at].encode()) for at in range(len(text) + 1)]
+    running.apply(AddPart("msg_a1", TextPart(id="prt_1", text=text)))
+    for offset in range(begins[-1]):
+        piece = outputs.read(running.reader, "out_prt_1_text", offset, limit)
+        rest = text[next(at for at, begin in enumerate(begins) if begin >= offset) :]
+        assert rest.startswith(piece.text) and bool(piece.text) is bool(rest), offset
+        following = len(text.encode()) - len(rest.encode()) + len(piece.text.encode())
+        assert piece.next_offset == (following if piece.text != rest else None), offset
+
+
 def test_instructions_have_a_handle(store: Store) -> None:
     store.session(instructions="é" * 10)
     piece = outputs.read(store.reader, "out_ses_1_instructions", 3, 5)
