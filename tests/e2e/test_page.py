@@ -113,7 +113,7 @@ async def test_a_walk(server: DaemonProcess, browser: str, place: Path) -> None:
             await write(tab, "read secret.txt")
             await tab.click(".tool .ask button", "Allow")
             await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.includes('the word is')")
-            await tab.until("document.querySelector('.text em')?.innerText === 'heron'")
+            await tab.until("document.querySelector('.text pre code').innerText.includes('the word is *heron*')")
             await tab.click(".tool summary", "files.read_file")
             await tab.until("document.querySelector('.result').innerText.includes('the word is *heron*')")
             await write(tab, "read secret.txt")
@@ -208,6 +208,7 @@ async def test_the_daemon_is_killed_and_comes_back(tmp_path: Path, browser: str)
                 await tab.until(CONNECTED)
                 await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.trim() === '1 2 3'")
                 assert await tab.evaluate("document.querySelector('.composer textarea').value") == "half a thought"
+                await tab.until("document.querySelector('.composer .stop').hidden")
                 async with connect(folder) as wire:
                     stored = await stored_texts(wire, session["id"])
                 # The text that was kept may be shorter than what was shown; the page shows what was kept.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
 
+from tests.actors.toolsets import hostile as tool_server
 from tests.e2e.browser import Tab, browsing, chromium
 from tests.e2e.test_cli import answer, greenroom
 from tests.e2e.test_page import go, shoot, sign_in
@@ -112,14 +114,21 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: str) -> Iterator[D
             provider = "openai"
             base_url = "{service.url}"
             model = "greeting"
+            [toolsets.their]
+            kind = "mcp"
+            command = "{sys.executable}"
+            args = ["{tool_server.__file__}", "{{}}"]
+            [permissions]
+            allow = ["their"]
         """
         with daemon(folder, config) as process:
             yield process
 
 
-async def nothing_happened(tab: Tab) -> None:
+async def nothing_happened(tab: Tab, *, question: bool = False) -> None:
     """No element of the kinds that do something came of any text, and the browser has nothing to report."""
-    found = f"[...document.querySelectorAll(`.messages :is({FORBIDDEN})`)].map((element) => element.outerHTML)"
+    forbidden = FORBIDDEN.replace(" form,", " form:not(.ask),") if question else FORBIDDEN
+    found = f"[...document.querySelectorAll(`.messages :is({forbidden})`)].map((element) => element.outerHTML)"
     assert await tab.evaluate(found) == []
     links = "[...document.querySelectorAll('.messages a')].map((link) => [link.protocol, link.rel, link.target])"
     for protocol, rel, target in await tab.evaluate(links):
@@ -181,6 +190,51 @@ async def test_attacks_that_stream(server: DaemonProcess, browser: str) -> None:
             assert "<script>alert(39)</script>" in await tab.evaluate("document.querySelector('.text').textContent")
             assert await tab.evaluate("document.querySelectorAll('.text')[1].textContent.length") == 128 * 8000
             await nothing_happened(tab)
+
+
+async def test_a_tool_that_asks_gets_a_form_filled_in(server: DaemonProcess, browser: str) -> None:
+    name = IMAGE.replace(" ", "/")  # the settings of the model's scenario have no spaces
+    schema = {
+        "type": "object",
+        "properties": {
+            "word": {"type": "string", "title": name, "description": name, "maxLength": 5},
+            "age": {"type": "integer"},
+            "sure": {"type": "boolean"},
+            "colour": {"type": "string", "enum": ["red", name]},
+            "kinds": {"type": "array", "items": {"type": "string", "enum": ["a", "b", "c"]}},
+        },
+        "required": ["word"],
+    }
+    ask = {"method": "elicitation/create", "params": {"message": name, "requestedSchema": schema}}
+    text = f"!tool name=their__do input={json.dumps({'ask': [ask]}, separators=(',', ':'))}"
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server)
+            await go(tab, session)
+            await wire.request("run.start", session_id=session, text=text)
+            await tab.until("document.querySelector('.ask .fields')")
+            assert await tab.text(".ask .asks") == name
+            await shoot(tab, "form")
+            # What does not fit is told, and what was filled in stays.
+            await tab.click(".ask button", "Answer")
+            await tab.until("!document.querySelector('.ask .error').hidden")
+            await tab.click(".ask .fields input[type=text]")
+            await tab.type("heron")
+            await tab.click(".ask .fields input[type=number]")
+            await tab.type("7")
+            await tab.click(".ask .fields > label input[type=checkbox]")
+            await tab.evaluate("document.querySelector('.ask select').value = '1'")
+            await tab.click(".ask fieldset label", "c")
+            await nothing_happened(tab, question=True)
+            await tab.click(".ask button", "Answer")
+            await tab.until(
+                "!document.querySelector('.ask') && document.querySelector('.tool')?.dataset.state === 'completed'"
+            )
+            page = await wire.request("session.messages", session_id=session)
+            (call,) = [part for message in page["messages"] for part in message["parts"] if part["kind"] == "tool"]
+            content = {"word": "heron", "age": 7, "sure": True, "colour": name, "kinds": ["c"]}
+            assert json.loads(call["output"]) == [{"action": "accept", "content": content}]
 
 
 async def test_the_page_s_own_doors_are_shut(server: DaemonProcess, browser: str) -> None:
