@@ -89,7 +89,9 @@ class Floor(Process):
 
 class Streams(Daemon):
     def __init__(self, base_url: str, folder: Path, program: Sequence[str]) -> None:
-        super().__init__(base_url, folder, {"active_runs_max": 2 * ONE_CORE[0]}, program=program)
+        # All runs end at once, and their ends may wait long for a disk that others use.
+        limits: dict[str, str | int] = {"active_runs_max": 2 * ONE_CORE[0], "cancel_grace": "60s"}
+        super().__init__(base_url, folder, limits, program=program)
         self.gaps = 0  # how often a client fell behind the replay log and was given a snapshot instead
 
     @contextlib.asynccontextmanager

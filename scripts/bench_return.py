@@ -33,6 +33,8 @@ DELTA = 4000  # characters of a delta
 ANSWER = 8 * MB  # what a turn may have, nearly
 PATIENCE = 1200.0
 PRINTER = (sys.executable, str(ROOT / "scripts" / "_lines.py"))
+# The ends of the runs of a burst may wait long for a disk that others use; what is measured is memory.
+SLOW_DISK = {"cancel_grace": "60s"}
 RULES = '[permissions]\nallow = ["shell"]\n'
 
 
@@ -81,7 +83,7 @@ class Burst:
                 nursery.start_soon(work)
 
 
-async def bench(findings: Findings, daemon: Daemon, size: int, wait: float) -> None:
+async def bench(findings: Findings, daemon: Daemon, size: int, wait: float, *, quick: bool) -> None:
     burst = Burst(daemon)
     async with daemon.connect() as client:
         await burst.answer(client, 1000)
@@ -101,10 +103,12 @@ async def bench(findings: Findings, daemon: Daemon, size: int, wait: float) -> N
     while time.monotonic() - after < wait:
         await trio.sleep(EVERY)
         above.append(daemon.resident() - baseline)
+        if quick and above[-1] <= ABOVE:
+            break
     first = next((index + 1 for index, value in enumerate(above) if value <= ABOVE), None)
     findings.note("back_after_s", first, "s", f"below {ABOVE // MB} MB above the baseline after")
-    held = above[-1]
-    findings.hold("above_mb", mb(held), held <= ABOVE, "MB", f"above the baseline {wait:.0f} s later, ≤ {ABOVE // MB}")
+    held, what = above[-1], f"above the baseline {'within' if quick else 'after'} {wait:.0f} s, ≤ {ABOVE // MB}"
+    findings.hold("above_mb", mb(held), held <= ABOVE, "MB", what)
     findings.note("naive_mb", mb(burst.sent), "MB", "naive: what the events of the ended runs would hold")
     async with daemon.connect() as client:
         stats = await client.request("daemon.stats")
@@ -124,18 +128,18 @@ def main() -> int:
     parser.add_argument(
         "--size", type=int, default=1000, metavar="MB", help="of the answers, and of the outputs (1000)"
     )
-    parser.add_argument("--quick", action="store_true", help="48 MB of each, and 6 seconds: for every commit")
+    parser.add_argument("--quick", action="store_true", help="48 MB of each, waited for until it is back")
     parser.add_argument("--json", action="store_true", help="figures as JSON only, on one line at the end")
     arguments = parser.parse_args()
     findings = Findings("return", arguments.quick)
 
     async def measure(daemon: Daemon) -> None:
         with trio.fail_after(PATIENCE):
-            size, wait = (48, 6.0) if arguments.quick else (max(arguments.size, 1), WAIT)
-            await bench(findings, daemon, size * MB, wait)
+            size = 48 if arguments.quick else max(arguments.size, 1)
+            await bench(findings, daemon, size * MB, WAIT, quick=arguments.quick)
 
     with findings.told(), tempfile.TemporaryDirectory() as folder, model_server() as service:
-        daemon = Daemon(service.url, Path(folder), tables=RULES)
+        daemon = Daemon(service.url, Path(folder), SLOW_DISK, tables=RULES)
         try:
             trio.run(measure, daemon)
         finally:

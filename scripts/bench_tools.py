@@ -120,7 +120,8 @@ class Bench:
     def on_daemon(self, name: str, tables: str, measure: Callable[[Daemon], Awaitable[None]]) -> None:
         """Measures on a daemon of their own, /healthz asked all the time."""
         self.folder.joinpath(name).mkdir(exist_ok=True)
-        daemon = Daemon(self.models.url, self.folder / name, tables=tables, settle=0.2)
+        patient = {"toolset_first_wait": "600s"}  # however slow the machine is, servers are there when they are called
+        daemon = Daemon(self.models.url, self.folder / name, patient, tables=tables, settle=0.2)
 
         async def bounded() -> None:
             with trio.fail_after(LIMIT):

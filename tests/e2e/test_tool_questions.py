@@ -51,6 +51,7 @@ def config(url: str, record: Path) -> str:
         headless = "allow"
         [limits]
         headless_grace = 1
+        toolset_first_wait = 60  # on a machine that has much else to do
     """
 
 

@@ -49,6 +49,8 @@ async def test_a_server_that_hangs_is_in_nobodys_way(tmp_path: Path, monkeypatch
                 args = ["{mcp_server.__file__}"]
                 [permissions]
                 allow = ["far", "fake.echo"]
+                [limits]
+                toolset_first_wait = 60  # on a machine that has much else to do
             """
             with trio.fail_after(LIMIT), daemon(tmp_path / "data", config, "--log-level", "debug") as host:
                 async with connect(host.folder) as wire:
