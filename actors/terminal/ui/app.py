@@ -19,9 +19,10 @@ from actors.terminal.guest import Bridge
 from actors.terminal.talk import Talk
 from actors.terminal.texts import bounded
 from actors.terminal.ui.chat import ChatScreen
+from actors.terminal.ui.colours import NoColours
 from actors.terminal.ui.sessions import Sessions
 
-FRAME: Final = 1 / 30  # seconds between two pictures, at least
+FRAME: Final = 1 / 20  # seconds between two pictures, at least: what streams is read, not watched
 # A terminal takes so much of a sequence (OSC 52), at most; the base64 of it is a third longer.
 COPY_BYTES: Final = 74_000
 _NOTES_MAX: Final = 20  # that wait for the screen to be there
@@ -69,6 +70,8 @@ class ChatApp(App[None]):
     def __init__(self, bridge: Bridge, *, light: bool = False) -> None:
         super().__init__()
         self.bridge = bridge
+        if self.no_color:
+            self._filters = [NoColours()]  # the library's own keeps shades of grey
         self.talk: Talk | None = None  # set before the app runs
         self.theme = "textual-light" if light else "textual-dark"
         self._is_shown = False
@@ -82,7 +85,7 @@ class ChatApp(App[None]):
         for number in _SIGNALS:
             # The terminal is put back before the process ends.
             loop.add_signal_handler(number, self.exit)
-        self.push_screen(ChatScreen(self.talk, self.bridge))
+        self.push_screen(ChatScreen(self.talk, self.bridge, classes="plain" if self.no_color else None))
         self._is_shown = True
         for message in self._early:
             self.post_message(message)

@@ -41,6 +41,7 @@ class ChatScreen(Screen[None]):
     #note.serious { color: $text-error; }
     #hint { width: auto; padding: 0 1; color: $text-accent; }
     .transcript--selected { background: $panel; }
+    ChatScreen.plain .transcript--selected { text-style: reverse; }
     .transcript--bar { color: $surface; }
     .transcript--thumb { color: $primary; }
     Footer { height: 1; }
@@ -65,8 +66,8 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+down", "select(1)", "Select", show=False, priority=True),
     ]
 
-    def __init__(self, talk: Talk, bridge: Bridge) -> None:
-        super().__init__()
+    def __init__(self, talk: Talk, bridge: Bridge, classes: str | None = None) -> None:
+        super().__init__(classes=classes)
         self._talk = talk
         self._bridge = bridge
         self._shown: Conversation = talk.conversation

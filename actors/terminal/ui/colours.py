@@ -8,6 +8,8 @@ from typing import Final
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
+from textual.color import Color as TextualColor
+from textual.filter import LineFilter
 from textual.strip import Strip
 
 from engine.rendering.styles import (
@@ -46,3 +48,23 @@ def strip_of(line: str, theme: Theme) -> Strip:
 
 def plain_of(line: str) -> str:
     return plain(line)
+
+
+class NoColours(LineFilter):
+    """For NO_COLOR: what stands out by its background is shown reversed."""
+
+    STANDS_OUT: Final = 0.25  # of brightness, from the background of the screen
+
+    def apply(self, segments: list[Segment], background: TextualColor) -> list[Segment]:
+        return [Segment(text, style and self._without(style, background), control) for text, style, control in segments]
+
+    def _without(self, style: Style, background: TextualColor) -> Style:
+        reverse = style.reverse
+        if style.bgcolor is not None and not style.bgcolor.is_default:
+            brightness = TextualColor.from_rich_color(style.bgcolor).brightness
+            reverse = reverse or abs(brightness - background.brightness) > self.STANDS_OUT
+        # A new style: one to which none is added keeps the colours. Its meta says what is clicked and marked.
+        plain = Style(
+            bold=style.bold, italic=style.italic, strike=style.strike, underline=style.underline, reverse=reverse
+        )
+        return plain + Style.from_meta(style.meta) if style.meta else plain

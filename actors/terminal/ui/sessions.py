@@ -29,6 +29,7 @@ class Sessions(ModalScreen[str | None]):
         width: 90%; max-width: 110; height: 80%; border: round $primary; background: $surface; padding: 0 1;
     }
     Sessions OptionList { height: 1fr; border: none; background: $surface; padding: 0; }
+    Sessions OptionList > .option-list--option-highlighted { background: $primary; color: $text; }
     Sessions Input { border: none; height: 1; margin: 0 0 1 0; padding: 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

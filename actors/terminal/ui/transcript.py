@@ -15,7 +15,13 @@ from textual.widget import Widget
 from actors.terminal.talk import Talk
 from actors.terminal.ui.colours import THEMES, plain_of, strip_of
 from engine.rendering.entries import Anchor, Page
+from engine.rendering.styles import Role, encode, style
 
+# While nothing has been said.
+_WELCOME: Final = tuple(
+    encode([(text, style(Role.NOTICE))])
+    for text in ("", "  Write below, Enter sends. F1 lists the keys, Ctrl+O the sessions.")
+)
 WHEEL_ROWS: Final = 3
 _BAR: Final = 1  # column of the scroll bar
 _FROM_TOP: Final = 3  # rows: so near to the beginning, what is before it is asked for
@@ -93,7 +99,7 @@ class Transcript(Widget):
             self._following = True
             page = view.page(view.end(rows), rows)
         self._anchor, self._page = page.anchor, page
-        self._strips = [strip_of(line, theme) for line in page.lines]
+        self._strips = [strip_of(line, theme) for line in (page.lines if len(view) else _WELCOME)]
         older = page.first <= _FROM_TOP and (self._to_top or not self._following or page.total <= rows)
         if view.wanted or older:
             self.post_message(self.Wants(older))
@@ -111,8 +117,8 @@ class Transcript(Widget):
         if (selection := self.text_selection) is not None and (span := selection.get_span(y)) is not None:
             begin, end = span
             end = strip.cell_length if end == -1 else end
-            style = self.screen.get_component_rich_style("screen--selection", partial=True)
-            pieces = (strip.crop(0, begin), _over(strip.crop(begin, end), style), strip.crop(end))
+            marked = self.screen.get_component_rich_style("screen--selection", partial=True)
+            pieces = (strip.crop(0, begin), _over(strip.crop(begin, end), marked), strip.crop(end))
             strip = Strip.join(pieces)
         strip = strip.apply_offsets(0, y)
         return Strip.join([strip, Strip([Segment(*self._bar(y))])])
