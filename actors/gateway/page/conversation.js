@@ -7,6 +7,7 @@ import { arrange, button, h, setText } from "./dom.js";
 import * as format from "./format.js";
 import { MessageView } from "./message.js";
 import { Pages } from "./pages.js";
+import { Todos } from "./todos.js";
 import { isTerminal, Transcript } from "./transcript.js";
 import { Waiting } from "./waiting.js";
 
@@ -14,7 +15,7 @@ const NEAR = 80; // pixels from the end that count as being there
 const AHEAD = 600; // pixels before an end at which the next page is asked for
 
 export class Conversation {
-  /** `page` has `link`, `outbox`, `currency`, `onSession(session)`, `onFork(session, message)`, `onGone()`. */
+  /** `page` has `link`, `outbox`, `currency()`, `onSession(session)`, `onAsks(count)`, `onFork(session, message)`, `onGone()`. */
   constructor(page) {
     this._page = page;
     this._link = page.link;
@@ -31,9 +32,10 @@ export class Conversation {
     this._empty = h("p", { class: "empty muted", hidden: true, text: "Nothing has been said yet." });
     this._top = h("p", { class: "paging muted", hidden: true, text: "Earlier messages…" });
     this._now = h("p", { class: "now", hidden: true });
+    this._todos = new Todos();
     this._loose = h("div", { class: "slot" }); // questions whose call is not shown
     this._waiting = new Waiting(page, { onRestore: (text) => this.composer.restore(text) });
-    this._column = h("div", { class: "column" }, this._top, this._empty, this._list, this._loose, this._now, this._waiting.element);
+    this._column = h("div", { class: "column" }, this._top, this._empty, this._list, this._loose, this._todos.element, this._now, this._waiting.element);
     this._scroller = h("div", { class: "scroller", role: "log", "aria-live": "off", "aria-label": "Conversation", tabindex: 0 }, this._column);
     this._jump = button("Newest", () => this.jump(), { kind: "jump", glyph: "down", hidden: true });
     this.composer = new Composer({ onSend: (message) => this._send(message), onStop: () => this.stop(), limits: () => this._link.hello?.limits ?? {} });
@@ -74,6 +76,7 @@ export class Conversation {
   _clear() {
     for (const view of this._views.values()) view.close();
     this._views.clear();
+    this._todos.show([]);
     for (const ask of this._asks.values()) ask.element.remove();
     this._asks.clear();
     this._near.disconnect();
@@ -134,16 +137,30 @@ export class Conversation {
     else if (method === "session.changed") {
       this._session = params.session;
       this._page.onSession(params.session);
+      this._todos.show(params.session.todos ?? []);
       this._waiting.refresh(params.session);
     } else if (method === "watch.closed") {
       this._watch = null;
       if (params.reason === "deleted") this._page.onGone();
     }
-    if (transcript.needsPage && transcript.attached && this._pages.loaded) {
-      transcript.needsPage = false;
-      this._pages.newest().then(() => this._changed(), () => {});
-    }
+    if (transcript.needsPage && transcript.attached && this._pages.loaded) this._readAgain(transcript, this._pages);
     this._changed();
+  }
+
+  /** Read the newest page, as often as it is needed meanwhile. */
+  async _readAgain(transcript, pages) {
+    if (transcript.isRead) return;
+    transcript.isRead = true;
+    try {
+      while (transcript.needsPage && transcript === this._transcript) {
+        await pages.idle();
+        await pages.newest();
+        this._changed();
+      }
+    } catch {
+      // lost: the next connection reads it
+    }
+    transcript.isRead = false;
   }
 
   // ------------------------------------------------------------ what a person does
@@ -254,6 +271,7 @@ export class Conversation {
       this._asks.delete(id);
       if (focused) this.composer.field.focus();
     }
+    this._page.onAsks(asked.size);
     for (const [id, approval] of asked) {
       let view = this._asks.get(id);
       if (view === undefined) {

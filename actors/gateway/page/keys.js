@@ -20,7 +20,7 @@ export function listen(act) {
 function find(event, act) {
   const { key, altKey, ctrlKey, metaKey, code } = event;
   const command = ctrlKey || metaKey;
-  if (key === "Escape") return act.escape;
+  if (key === "Escape") return event.target.type === "search" ? null : act.escape; // there it clears the field
   if (command && !altKey && key.toLowerCase() === "k") return act.search;
   if (command && !altKey && key === "End" && !isTyping(event.target)) return act.newest;
   if (key === "?" && !command && !isTyping(event.target)) return showKeys;

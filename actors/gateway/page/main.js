@@ -43,10 +43,16 @@ const page = {
     if (route.id === id) page.go("#/new");
   },
   onFork: (id, message) => fork(page, id, message).catch((error) => tell("That did not work", error.message)),
+  onDeleting: (id) => (deleting = id),
+  onAsks: (count) => {
+    if (asks === count) return;
+    asks = count;
+    showHead();
+  },
   onGone: () => {
     const { id } = route;
     sessions.drop(id);
-    notice = "The session does not exist any more.";
+    if (id !== deleting) notice = "The session does not exist any more.";
     announce(notice);
     page.go("#/new");
   },
@@ -70,6 +76,8 @@ const views = { runs: new Runs(page), toolsets: new Toolsets(page), holds: new H
 let route = { view: null, id: null };
 let present = null; // the session that is shown
 let timer = 0;
+let deleting = null; // the session that is being deleted here
+let asks = 0; // questions that wait in the session that is shown
 let notice = ""; // what the next view begins with
 
 // ------------------------------------------------------------ the frame
@@ -132,6 +140,7 @@ function show() {
   if (route.view === "session") conversation.close();
   route = next;
   present = null;
+  asks = 0;
   showBanner(notice);
   notice = "";
   const view = route.view === "session" ? conversation : route.view === "new" ? start : views[route.view];
@@ -155,7 +164,7 @@ function show() {
 function showHead() {
   const name = route.view === "session" ? (present ? present.title || "Untitled" : "…") : route.view === "new" ? start.title : views[route.view].title;
   setText(title, name);
-  document.title = `${name} · greenroom`;
+  document.title = `${asks ? "● " : ""}${name} · greenroom`;
   setText(about, present ? [present.model, present.cwd].filter(Boolean).join(" · ") : "");
   setText(used, present ? format.usage(present.usage, page.currency()) : "");
   used.title = present ? format.usageWhole(present.usage, page.currency()) : "";

@@ -4,6 +4,7 @@ import { fragment } from "./html.js";
 
 const PERIOD = 250; // ms between two renderings of one text while it grows
 const BEHIND = 16_384; // characters that are not rendered: more does not wait for the period
+const PLAIN = 32_768; // characters that are shown as they are until they are rendered; the rest waits
 const PIECE = 65_536; // bytes sent at a time, unless the daemon says otherwise
 const AT_ONCE = 2; // requests of the page at the same time: the daemon renders one after the other
 const AGAIN = 1000; // ms after a lost connection
@@ -22,8 +23,12 @@ export function renderWith(connection) {
 
 function pump() {
   while (working < AT_ONCE && waiting.length) {
-    working += 1;
     const view = waiting.shift();
+    if (!view._wanted) {
+      view._queued = false;
+      continue;
+    }
+    working += 1;
     view._render().finally(() => {
       working -= 1;
       pump();
@@ -80,7 +85,7 @@ export class Markdown {
   }
 
   _showPlain() {
-    const rest = this._text.slice(this._rendered);
+    const rest = this._text.slice(this._rendered, this._rendered + PLAIN);
     if (this._plain === null) {
       if (!rest) return;
       const holder = document.createElement(this._rendered === this._taken ? "p" : "span");

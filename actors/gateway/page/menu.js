@@ -83,6 +83,7 @@ export async function fork(page, id, message = null) {
 async function remove(page, session) {
   const title = session.title || "This session";
   if (!(await confirm("Delete the session?", `“${title}” is deleted with all its messages and files. Its runs are stopped. This cannot be undone.`, "Delete"))) return;
+  page.onDeleting(session.id);
   await page.link.request("session.delete", { session_id: session.id });
   page.onDeleted(session.id);
 }

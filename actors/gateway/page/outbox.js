@@ -1,9 +1,11 @@
 // Messages on their way: each has a key, so that sending it again after a lost connection never doubles it.
 
+import { utf8Length } from "./format.js";
 import { newKey } from "./link.js";
 
 const SAID = "greenroom.said"; // texts of messages that wait for their turn, by run: the daemon tells them with the run
 const SAID_MAX = 40;
+const FRAME = 256; // bytes of a request beside its parameters
 const UNSENT = "greenroom.unsent"; // what was on its way when the page was left; files are not kept
 
 function recall(place) {
@@ -70,7 +72,11 @@ export class Outbox extends EventTarget {
         item.session = made.session.id;
         this.dispatchEvent(new CustomEvent("created", { detail: { item, session: made.session } }));
       }
-      const reply = await this._link.request("run.start", { session_id: item.session, ...item.params });
+      const params = { session_id: item.session, ...item.params };
+      // The daemon would close the connection, and what is sent again with it.
+      const room = (this._link.hello?.limits.message_bytes ?? 1048576) - FRAME;
+      if (utf8Length(JSON.stringify(params)) > room) throw new Error("it is too long for one message");
+      const reply = await this._link.request("run.start", params);
       this._remember(reply.run.id, item.text);
       this.items = this.items.filter((other) => other !== item);
       this.dispatchEvent(new CustomEvent("sent", { detail: { item, reply } }));

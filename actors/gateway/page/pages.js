@@ -27,13 +27,18 @@ export class Pages {
     return this._bottom > 0;
   }
 
+  /** Wait until nothing is being read. */
+  async idle() {
+    while (this._busy !== null) await this._busy.catch(() => {});
+  }
+
   /** Read the newest page. */
   newest() {
     return this._once(async () => {
+      this._transcript.needsPage = false; // what is missed from here on asks for it again
       const page = await this._read(undefined);
       const first = this._transcript.messages[0]?.id;
       this._transcript.takePage(page.messages);
-      this._transcript.needsPage = false;
       this.loaded = true;
       // Nothing of what was here is left: it is the only page.
       if (this._pages.length === 0 || this._transcript.messages[0]?.id !== first) this._only(page);

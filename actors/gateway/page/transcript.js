@@ -22,6 +22,7 @@ export class Transcript {
     this.lastRun = null; // the one that was heard of last
     this.attached = true; // false: the newest messages are not here, and events do not add any
     this.needsPage = false; // the newest page has to be read again
+    this.isRead = false; // it is being read again
     this._byId = new Map();
     this._parts = new Map(); // part id → [message, part], of live messages
     this._calls = new Map(); // call id → part, of live messages
@@ -98,6 +99,7 @@ export class Transcript {
     message.info = { ...stored.info, end: known?.info.end };
     message.parts = stored.parts;
     message.partsMore = stored.parts_more ?? 0;
+    message.damaged = false;
     message.complete = complete;
     touch(message);
     return message;
@@ -167,7 +169,11 @@ export class Transcript {
     }
     const message = this._byId.get(push.message_id);
     if (message?.live && push.part) {
-      const part = this._parts.get(push.part.id)?.[1] ?? this._open(message, { ...push.part, open: true });
+      let part = this._parts.get(push.part.id)?.[1];
+      if (part === undefined) {
+        for (const before of message.parts) before.open = false;
+        part = this._open(message, { ...push.part, open: true });
+      }
       if (push.text) part.text = (push.offset === 0 ? "" : (part.text ?? "")) + push.text;
       touch(message);
     }
@@ -297,6 +303,7 @@ const HANDLERS = {
       if (!message.live || message.info.run_id !== run.id) continue;
       Object.assign(message.info, { finish: event.finish, usage: event.usage, finished_at: event.at });
       message.complete = !message.damaged;
+      this.needsPage ||= !message.complete;
       this._settle(message);
     }
   },
