@@ -1,15 +1,19 @@
-"""The arguments of commands for whoever operates a daemon: doctor, page, config. See actors.cli.arguments."""
+"""The arguments of commands for whoever operates a daemon: doctor, top, page, config. See actors.cli.arguments."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Final
 
 Command = Callable[..., argparse.ArgumentParser]
+# What `top` can sort memory by; it begins with the first.
+SORTS: Final = ("size", "name")
 
 
 def add_commands(command: Command) -> None:
     _doctor(command)
+    _top(command)
     _page(command)
     _config(command)
 
@@ -33,6 +37,26 @@ def _doctor(command: Command) -> None:
     )
     parser.add_argument("--timeout", metavar="TIME", default="30s", help="of each check (30s)")
     parser.add_argument("--json", action="store_true", help="print JSON when all is done")
+
+
+def _top(command: Command) -> None:
+    parser = command(
+        "top",
+        "top",
+        "show live what the daemon holds: memory by owner, runs, toolsets, latency",
+        "greenroom top",
+        "greenroom top --interval 5s",
+        "greenroom top --once | less",
+        "greenroom top --json | jq .memory.resident",
+        description="Show live what the daemon holds. Keys: q leaves, p pauses, s sorts another way. It comes back by\n"
+        "itself when the daemon does.",
+    )
+    parser.add_argument("--interval", metavar="TIME", default="1s", help="between two looks (1s)")
+    parser.add_argument("--once", action="store_true", help="print one view and end, as it is done in a pipe")
+    parser.add_argument("--sort", choices=SORTS, default=SORTS[0], help=f"memory by size or by name ({SORTS[0]})")
+    parser.add_argument(
+        "--json", action="store_true", help="print each look as a line of JSON; with --once a single one"
+    )
 
 
 def _page(command: Command) -> None:

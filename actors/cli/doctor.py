@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +24,7 @@ from actors.cli.doctor_daemon import see
 from actors.cli.exits import CANCELLED, FAILED, GOOD, USAGE, Exit
 from actors.cli.output import columns, note, say, say_json
 from actors.cli.settings import read_config, seconds
+from actors.cli.stopping import until_signalled
 from actors.gateway.listeners import tls_context
 from actors.places import config_file, data_dir
 from engine.config import Config, Tls
@@ -37,24 +37,10 @@ def main(arguments: Arguments) -> int:
     limit = seconds("--timeout", arguments.timeout)
     report = _Report(arguments.json)
     config, mistakes = _read(arguments)
-    if not trio.run(_unless_stopped, partial(_examine, arguments, config, mistakes, limit, report)):
+    work = partial(_examine, arguments, config, mistakes, limit, report)
+    if not trio.run(until_signalled, work, False):  # programs that it has started have ended in any case
         return CANCELLED
     return report.close(USAGE if mistakes else None)
-
-
-async def _unless_stopped(work: Callable[[], Awaitable[None]]) -> bool:
-    """Whether the work was done before a signal came; programs that it has started have ended in any case."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as leaving:
-        async with trio.open_nursery() as nursery:
-
-            async def obey() -> None:
-                await anext(signals)
-                leaving.cancel(reason="a signal")
-
-            nursery.start_soon(obey)
-            await work()
-            nursery.cancel_scope.cancel(reason="all is checked")
-    return not leaving.cancelled_caught
 
 
 def _read(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
@@ -67,7 +53,7 @@ def _read(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
 
 async def _examine(
     arguments: Arguments, config: Config, mistakes: Sequence[str], limit: float, report: _Report
-) -> None:
+) -> bool:
     folder = data_dir(arguments.data)
     await run(
         [*_of_config(arguments, config, mistakes), *doctor_data.checks(folder, config.limits)], limit, report, _wait
@@ -88,6 +74,7 @@ async def _examine(
             checks += doctor_tools.checks(config, guard, spools, offline=arguments.offline, daemon=seen.toolsets)
         checks += doctor_system.checks(config.limits, seen.pid)
         await run(checks, limit, report, _wait)
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -28,7 +28,7 @@ COMMANDS = parsers(make_parser())
 def test_the_commands() -> None:
     top = {name for name in COMMANDS if name and " " not in name}
     everyday = {"serve", "chat", "run", "sessions", "runs", "toolsets", "stats", "store", "stop", "completion"}
-    assert top == everyday | {"doctor", "page", "config"}
+    assert top == everyday | {"doctor", "top", "page", "config"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
