@@ -84,7 +84,11 @@ class Compactor:
 
     async def after_overflow(self, error: PeerError) -> None:
         """Make the next request smaller than the one that a service refused with `error`, or raise: that error after
-        ATTEMPTS of them, or when too little can be given up."""
+        ATTEMPTS of them, or when too little can be given up. Of images that it does not take none are left."""
+        if error.data.get("images"):
+            if not self._windows.leave_images_out():
+                raise error
+            return
         self._failed(error)
         before, refused = self._windows.size, self._windows.last
         if self._windows.refused(error):

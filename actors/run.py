@@ -232,7 +232,7 @@ class Run(Actor):
             try:
                 turn = await self._answers.answer(functools.partial(self._begin, number, tools, names))
             except PeerError as exc:
-                if exc.code != OVERFLOW or self._progress.turn is None:
+                if self._progress.turn is None or not (exc.code == OVERFLOW or exc.data.get("images")):
                     raise
                 failure = Failure(code=exc.code, message=exc.message)
                 turn = self._progress.turn

@@ -120,6 +120,13 @@ class Windows:
         self.learn(self.model, error, self.size)
         return False
 
+    def leave_images_out(self) -> bool:
+        """A service does not take the images of the last request: the next ones have none. False if it had none."""
+        if not media_bytes(self.last.messages):
+            return False
+        self._marks.media_bytes[self.model] = 0
+        return True
+
     def learn(self, model: str, error: PeerError, size: int) -> None:
         """A request of so many bytes was too large for the model."""
         told = error.data.get("window_tokens")

@@ -30,7 +30,7 @@ import trio
 
 from tests import attacks
 from tests.model_formats import Format, compact, format_of
-from tests.overflows import WORDINGS
+from tests.overflows import NO_IMAGES, WORDINGS
 
 Settings = dict[str, str]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -130,6 +130,30 @@ async def stream(answer: Answer, asked: Settings) -> None:
         data = (before + content.encode() + after) * min(batch, count - number)
         await answer.stream.send_all(b"%x\r\n%b\r\n" % (len(data), data))
     await answer.end(words=count)
+
+
+async def document(answer: Answer, asked: Settings) -> None:
+    """Markdown of `size` bytes in pieces of `piece`, `rate` a second (0: as fast as they go); it has `n` in all its
+    parts, and ends with a paragraph `end-N.`"""
+    number, size, piece = asked.get("n", "0"), int(asked.get("size", "8192")), int(asked.get("piece", "256"))
+    rate, end = float(asked.get("rate", "0")), f"\n\nend-{number}."
+    parts: list[str] = []
+    while sum(map(len, parts)) < size:
+        name = f"{number}.{len(parts)}"
+        parts.append(
+            f"## Part {name}\n\nSome *words* of **{name}** with `code` and a [link](http://example.org/{name}), "
+            f"{'and many more words behind them ' * 5}\n\n- an item\n- another of {name}\n\n"
+            f"```python\ndef name(value):\n    return value + {len(parts)}  # {name}\n```\n\n"
+            f"| one | two |\n|---|--:|\n| cell | {name} |\n\n> quoted {name}\n\n"
+        )
+    text = "".join(parts)[: size - len(end)] + end
+    await answer.begin()
+    start = trio.current_time()
+    for at in range(0, len(text), piece):
+        if rate:
+            await trio.sleep_until(start + at / piece / rate)
+        await answer.text(text[at : at + piece])
+    await answer.end()
 
 
 async def tool(answer: Answer, asked: Settings) -> None:
@@ -312,11 +336,20 @@ async def overflow(answer: Answer, asked: Settings) -> None:
         await answer.plain(f"{status_code} {whose}", compact(error))
 
 
+async def blind(answer: Answer, asked: Settings) -> None:
+    """A model that takes no images: refused in the words number `n` of tests.overflows.NO_IMAGES. Else a greeting."""
+    whose, status_code, error = NO_IMAGES[int(asked.get("n", "0"))]
+    if '"type": "image' in json.dumps(answer.asked.body):
+        await answer.plain(f"{status_code} {whose}", compact(error))
+    else:
+        await greeting(answer, asked)
+
+
 SCENARIOS: dict[str, Callable[[Answer, Settings], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
-        greeting, stream, tool, attack, status, error_midstream, cut, ended, garbage, event, emoji,
-        silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect, overflow,
+        greeting, stream, document, tool, attack, status, error_midstream, cut, ended, garbage, event, emoji,
+        silence, unclosed, hang, slow_head, html, error200, flaky, whole, redirect, overflow, blind,
     )
 }  # fmt: skip
 

@@ -294,6 +294,43 @@ WORDINGS: Final[tuple[Wording, ...]] = (
     ("a proxy without words", 413, "", "bytes", None),
 )  # fmt: skip
 
+# Images that a model cannot be shown, or that a service cannot read.
+NO_IMAGES: Final[tuple[tuple[str, int, Any], ...]] = (
+    (
+        "OpenAI", 400,
+        _openai("You uploaded an unsupported image. Please make sure your image has of one the following formats: "
+                "['png', 'jpeg', 'gif', 'webp'].", "invalid_image_format"),
+    ),
+    ("OpenAI, data", 400, _openai("The image data you provided does not represent a valid image.", "invalid_image")),
+    ("Anthropic", 400, _anthropic("messages.0.content.1.image.source.base64: Could not process image")),
+    (
+        "Anthropic, type", 400,
+        _anthropic("messages.1.content.0.image.source.base64.data: The image was specified using the image/jpeg media "
+                   "type, but the image appears to be a image/png image"),
+    ),
+    ("Gemini", 400, {"error": {"code": 400, "message": "Unable to process input image.", "status": "INVALID"}}),
+    ("Gemini, type", 400, _openai("Unsupported MIME type: image/svg+xml")),
+    (
+        "llama.cpp", 500,
+        {"error": {"code": 500, "type": "server_error", "message": "image input is not supported - hint: if this is "
+                   "unexpected, you may need to provide the mmproj"}},
+    ),
+    ("vLLM", 400, _openai("At the moment qwen3 is not a multimodal model")),
+    ("vLLM, data", 400, _openai("cannot identify image file <_io.BytesIO object at 0x7f>")),
+    ("Ollama", 500, {"error": "this model is missing data required for image input"}),
+    ("OpenRouter", 404, {"error": {"message": "No endpoints found that support image input", "code": 404}}),
+    (
+        "DeepSeek", 422,
+        _openai("Failed to deserialize the JSON body into the target type: messages[1]: unknown variant `image_url`, "
+                "expected `text` at line 1 column 90"),
+    ),
+    (
+        "Groq", 400,
+        _openai("'messages.1' : for 'role:user' the following must be satisfied[('messages.1.content' : value must be "
+                "a string)]"),
+    ),
+)  # fmt: skip
+
 # What sounds alike and is none.
 OTHERS: Final[tuple[tuple[int, Any], ...]] = (
     (400, _openai("max_tokens is too large: 100000. This model supports at most 16384 completion tokens.")),

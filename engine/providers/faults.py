@@ -56,6 +56,8 @@ def error_of_object(error: Any, *, status: int | None = None, where: str = "repo
         return PeerError(
             "context_overflow", f"the conversation does not fit the model's window: {text}", **too_large.data()
         )
+    if not limited and overflow.refuses_images(message, number):
+        return PeerError("provider_error", f"the model's service {where}: {text}", images=True)
     final = _FINAL_WORDS.search(f"{names} {message}") is not None
     by_number = number is not None and (number >= 500 or number in _RETRY_STATUSES)
     retry = not final and (by_number or (number is None and _RETRY_WORDS.search(f"{names} {message}") is not None))

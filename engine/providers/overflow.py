@@ -1,4 +1,5 @@
-"""A request that is too large for a model, as services say it: by tokens, by bytes, or by its media.
+"""A request that is too large for a model, as services say it: by tokens, by bytes, or by its media; and one whose
+images a service does not take.
 
 The wordings are those of services and servers that people use; each line of WORDINGS names whose it is. All of it is a
 service's text: it decides whether less is sent the next time, and nothing else. Numbers in it are believed within
@@ -87,6 +88,18 @@ WORDINGS: Final = (
     _says("others", r"too many (input )?tokens(?! per)|maximum.{0,20} tokens.{0,60}\bprompt"),
 )  # fmt: skip
 
+# Images that a model cannot be shown at all, or that a service cannot read. Whose words they are: OpenAI; Anthropic;
+# Gemini; llama.cpp; vLLM; Ollama; OpenRouter, Groq; DeepSeek and others that know texts only.
+_NO_IMAGES: Final = re.compile(
+    r"unsupported image|image(_url)?\b.{0,60}\b(invalid|not valid)\b|\b(invalid|not .{0,20}valid)\b.{0,30}\bimage"
+    r"|could not process image|image appears to be|image\.source|failed to (decode|load|download|fetch).{0,30}\bimage"
+    r"|unable to process input image|unsupported (mime|media)[ _]?type.{0,40}image/|image is not (valid|supported)"
+    r"|images? (input|content|inputs|url)?s? ?(is|are) not supported|cannot identify image|not a multi-?modal model"
+    r"|missing data required for image|image: unknown format|(does not|doesn.t|not) support (image|vision|multi-?modal)"
+    r"|no endpoints found that support image|unknown variant `?image_url|content.{0,20} must be a string",
+    re.I | re.S,
+)
+_NO_IMAGES_STATUSES: Final = frozenset({None, 400, 404, 415, 422, 500, 501})
 # The same by a name: an error's type or code.
 _KINDS: Final[Mapping[str, Overflow]] = {
     "context_length_exceeded": Overflow.TOKENS,
@@ -144,6 +157,11 @@ def find(message: str, names: str, status: int | None, *, limited: bool, told: o
     window = _window(match.groupdict().get("window"))
     kind = wording.kind if wording.kind is Overflow.MEDIA or named is None else named
     return Found(kind=kind, window=window if window is not None else _window(told))
+
+
+def refuses_images(message: str, status: int | None) -> bool:
+    """Whether an error may be about images that were shown. Who has shown none has to take it for something else."""
+    return status in _NO_IMAGES_STATUSES and _NO_IMAGES.search(message) is not None
 
 
 def _number(text: str) -> int:

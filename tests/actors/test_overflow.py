@@ -20,7 +20,7 @@ from engine.config import Config, ModelConfig
 from engine.runs.log import Gap
 from engine.transcript.compaction import ATTEMPTS
 from tests.model_server import ModelServer, model_server
-from tests.overflows import WORDINGS
+from tests.overflows import NO_IMAGES, WORDINGS
 from tests.stress.transcript_rules import event_problems, transcript_problems
 
 LIMIT = 120.0
@@ -167,6 +167,30 @@ async def test_one_image_that_is_too_large_is_left_out(server: ModelServer, tmp_
         run = await session.start(f"!overflow n={number} images=0")
         assert (await run.wait()).status == "completed"
         assert "attached file large.png" in str(server.ended(server.last())["body"])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_images_that_a_model_does_not_take_are_left_out(
+    server: ModelServer, tmp_path: Path, provider: str
+) -> None:
+    """A tool's picture, or one of another model's time, does not end the session."""
+    async with serving(server, tmp_path) as engine:
+        for number, (whose, *_) in enumerate(NO_IMAGES):
+            session = await engine.create_session(model=f"{provider}-sane", toolsets=())
+            for name in ("one.png", "two.png"):
+                await with_image(engine, session, "look", name)
+            for asked in (2, 1):  # it is remembered
+                before = server.last()
+                run = await session.start(f"!blind n={number}")
+                assert (await run.wait()).status == "completed", whose
+                assert server.last() - before == asked
+                body = str(server.ended(server.last())["body"])
+                assert "attached file one.png" in body and "attached file two.png" in body
+            assert not any(part["kind"] == "compaction" for one in await told(session, run) for part in one["parts"])
+        # Who has shown none is not helped by that.
+        session = await engine.create_session(model=f"{provider}-sane", toolsets=())
+        record = await (await session.start("!status code=400 message=unsupported_image")).wait()
+        assert record.error is not None and (record.status, record.error.code) == ("failed", "provider_error")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -9,7 +9,7 @@ from engine.limits import DEFAULT
 from engine.providers.anthropic_answer import AnthropicDecoder
 from engine.providers.faults import error_from_status, error_of_object
 from engine.providers.openai_answer import OpenAIDecoder
-from tests.overflows import OTHERS, WORDINGS
+from tests.overflows import NO_IMAGES, OTHERS, WORDINGS
 
 NAMES = [one[0] for one in WORDINGS]
 URL = "http://127.0.0.1:1/v1"
@@ -55,6 +55,17 @@ def test_and_inside_a_stream_of_messages(name: str) -> None:
 @pytest.mark.parametrize(("status", "error"), OTHERS)
 def test_what_sounds_alike_is_none(status: int, error: Any) -> None:
     assert error_from_status(status, {}, body_of(error), model="m", url=URL).code == "provider_error"
+
+
+@pytest.mark.parametrize(("status", "error"), [one[1:] for one in NO_IMAGES], ids=[one[0] for one in NO_IMAGES])
+def test_images_that_a_service_does_not_take(status: int, error: Any) -> None:
+    found = error_from_status(status, {}, body_of(error), model="m", url=URL)
+    assert (found.code, found.retry, found.data.get("images")) == ("provider_error", False, True)
+
+
+@pytest.mark.parametrize(("status", "error"), OTHERS)
+def test_what_is_not_about_images(status: int, error: Any) -> None:
+    assert "images" not in error_from_status(status, {}, body_of(error), model="m", url=URL).data
 
 
 @pytest.mark.parametrize("number", ["1", "0", "255", "999999999999", "100000001", "-5"])
