@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import operator
 import os
 import pty
 import re
@@ -24,6 +26,7 @@ from types import TracebackType
 import pyte
 
 LIMIT = 60.0  # absolute, for a hung test
+RAW_KEPT = 1 << 17  # bytes; more than a whole picture has
 # A session's leader that opens a terminal gets it as its own: Ctrl-C is a signal then.
 _ON_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
 # The emulator takes sequences with these signs for others, or for text.
@@ -42,8 +45,11 @@ class Screen:
         *,
         columns: int = 100,
         rows: int = 30,
+        emulated: bool = True,
     ) -> None:
+        """Not `emulated`, nothing is on the screen, and of what was written only the last is kept: to measure."""
         self.raw = bytearray()
+        self._emulated = emulated
         self._held = b""  # of a sequence that has not ended
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
@@ -90,6 +96,12 @@ class Screen:
         """Until all of it is on the screen at once."""
         self.until(lambda: all(self._has(each) for each in wanted), wanted)
 
+    def expect_written(self, *wanted: str) -> None:
+        """Until all of it was written, one after another; what was written up to there is forgotten."""
+        for each in wanted:
+            self.until(functools.partial(operator.contains, self.raw, each.encode()), each)
+            del self.raw[: self.raw.index(each.encode()) + len(each.encode())]
+
     def expect_gone(self, unwanted: str | re.Pattern[str]) -> None:
         """Until it is not on the screen any more."""
         self.until(lambda: not self._has(unwanted), ("without", unwanted))
@@ -105,6 +117,12 @@ class Screen:
             assert left > 0 and self._read(left), (
                 f"no {what!r} on the screen:\n{self.text}\n{bytes(self.raw[-2000:])!r}"
             )
+
+    def quiet(self, seconds: float) -> None:
+        """Read for so long, whatever comes: to measure."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self._ended:
+            self._read(left)
 
     def drain(self) -> None:
         """Read what is there already."""
@@ -126,6 +144,9 @@ class Screen:
             os.close(self._slave)
             self._slave = None
         self.raw += data
+        if not self._emulated:
+            del self.raw[:-RAW_KEPT]
+            return True
         data = _UNKNOWN.sub(b"", self._held + data)
         unfinished = _UNFINISHED.search(data)
         self._held = data[unfinished.start() :] if unfinished else b""
