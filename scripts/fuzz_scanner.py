@@ -28,7 +28,7 @@ from engine.limits import Limits
 from engine.mcp.scanner import Cuts, Event, LineScanner, Piece, Rejected
 from engine.mcp.unescape import Unescape
 
-QUICK_CASES = 100_000
+QUICK_CASES = 30_000
 CASES = 1_000_000
 LINES_OF_STREAM = 20
 STREAMS_AT_ONCE = 50

@@ -13,9 +13,9 @@ Three parts, each of so many sessions, whose server or command (scripts/_stress_
   cancelled at a moment of chance, now and then before it is there. Killed: the host gets SIGKILL, at a moment of
   chance, with several sessions alive or starting
 
-Afterwards nothing of it may be left, at the latest within 5 s (20 s with --quick), and of most when the call returns: no process, no
-zombie, no descriptor of daemon, host or guard. Exit code 1 if a condition does not hold. The last line is one JSON
-object.
+Afterwards nothing of it may be left, at the latest within 5 s (20 s with --quick), and of most when the call returns:
+no process, no zombie, no descriptor of daemon, host or guard. Exit code 1 if a condition does not hold. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
