@@ -25,7 +25,7 @@ import trio
 
 from actors._actor import Actor
 from actors._ask import ActorDied
-from actors._memory import family, resident
+from actors._memory import family
 from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
@@ -212,13 +212,13 @@ class _Daemon:
         gateway: GatewayRef = composition.root.child("gateway")
         connections = gateway.gateway_statistics().connections
         guard = composition.guard.statistics()
-        children = await self.owners.children(guard.pid)
+        now, children = await self.owners.look(guard.pid)
         return {
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory": {
-                "resident": resident().total,
+                "resident": now.resident.total,
                 "state": governor.governor_statistics().level,
-                "owned": await self.owners.owned(registry, store, composition.models.statistics(), connections),
+                "owned": self.owners.owned(now, registry, store, composition.models.statistics(), connections),
             },
             "counts": {
                 "sessions": registry.sessions,

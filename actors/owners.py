@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 import trio
 
-from actors._memory import Family, Mapped, family, heap, mapped, sqlite_bytes
+from actors._memory import Family, Resident, family, heap, resident, sqlite_bytes
 from actors.models import ModelsStatistics
 from actors.registry_ref import RegistryStatistics
 from actors.store_ref import StoreStatistics
@@ -41,21 +41,21 @@ HTTP_BYTES: Final = 4700 * KIB
 class Measured:
     """What has to be asked of the system; see actors._memory."""
 
-    mapped: Mapped
+    resident: Resident
     heap_free: int
     heap_used: int
     sqlite: int
 
     @property
     def free(self) -> int:
-        """Of the allocator's free bytes those that are resident: at most what is not in use of what is mapped."""
-        return min(self.heap_free, max(0, self.mapped.anonymous - self.heap_used))
+        """Of the allocator's free bytes those that are resident: at most what is not in use of what is no file."""
+        return min(self.heap_free, max(0, self.resident.own - self.heap_used))
 
 
 def measure() -> Measured:
-    """Some milliseconds: for a worker thread."""
+    """20 µs, and more where the allocator's free lists are long: for a worker thread."""
     found = heap()
-    return Measured(mapped=mapped(), heap_free=found.free, heap_used=found.used, sqlite=sqlite_bytes())
+    return Measured(resident=resident(), heap_free=found.free, heap_used=found.used, sqlite=sqlite_bytes())
 
 
 class Owners:
@@ -68,18 +68,23 @@ class Owners:
     def settle(self) -> None:
         """Everything is made and nothing is at work: what is held now is the program."""
         now = measure()
-        self._program = now.mapped.anonymous - now.free - now.sqlite
+        self._program = now.resident.own - now.free - now.sqlite
 
-    async def children(self, guard: int | None) -> Family:
-        """The guard of this pid with all that is below it."""
-        return await trio.to_thread.run_sync(family, guard, limiter=self._thread)
+    async def look(self, guard: int | None) -> tuple[Measured, Family]:
+        """What has to be asked of the system, in one visit to a thread; and the guard of this pid with all that is
+        below it."""
+        return await trio.to_thread.run_sync(lambda: (measure(), family(guard)), limiter=self._thread)
 
-    async def owned(
-        self, registry: RegistryStatistics, store: StoreStatistics, models: ModelsStatistics, connections: int
+    def owned(
+        self,
+        now: Measured,
+        registry: RegistryStatistics,
+        store: StoreStatistics,
+        models: ModelsStatistics,
+        connections: int,
     ) -> dict[str, int]:
         """Every owner."""
-        now = await trio.to_thread.run_sync(measure, limiter=self._thread)
-        measured = {"files": now.mapped.files, "free": now.free}
+        measured = {"files": now.resident.shared, "free": now.free}
         return measured | self.counted(registry, store, models, connections)
 
     def counted(
