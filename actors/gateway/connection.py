@@ -206,7 +206,7 @@ class Connection(Actor):
 
     def _take(self, request: Request, size: int) -> None:
         self._shared.counters.requests += 1
-        if request.method in requests.INLINE:
+        if request.method in requests.INLINE or not self._initialized:  # told by what came before it, not by its task
             self._writer.reply(self._answer_inline(request))
         else:
             self._waiting.append((request, size))

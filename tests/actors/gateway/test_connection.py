@@ -12,6 +12,7 @@ import trio
 from actors._feed import SessionFeed
 from engine.limits import Limits
 from tests.actors.gateway.fakes import FakeRun, serve, session
+from tests.actors.gateway.test_slow_clients import masked, raw_connection
 
 
 async def test_every_method_answers_with_the_keys_of_the_contract() -> None:
@@ -77,6 +78,22 @@ async def test_a_defect_is_told_by_reference_only(caplog: pytest.LogCaptureFixtu
         assert error["data"]["ref"] in caplog.text and "a secret" in caplog.text
         served.registry.failure = None
         assert (await wire.error("run.get", run_id="run_1"))["data"]["code"] == "unknown_run"
+
+
+async def test_what_comes_before_initialize_is_refused_however_soon_that_follows() -> None:
+    known = {"protocol": 1, "client": {"name": "t", "version": "1"}}
+    pieces = masked("session.list", 1) + masked("initialize", 2, **known) + masked("session.list", 3)
+    async with serve() as served:
+        for number in range(1, 13):  # which task comes first is a matter of chance
+            page = await raw_connection(served)
+            await page.stream.send_all(pieces)
+            received = b""
+            while not all(b'"id":%d,' % key in received for key in (1, 2, 3)):
+                received += await page.stream.receive_some()
+            assert b'"id":1,"error"' in received and b'"code":"not_initialized"' in received
+            assert b'"id":2,"result"' in received and b'"id":3,"result"' in received
+            assert len(served.registry.begun) == number
+            await trio.aclose_forcefully(page.stream)
 
 
 async def test_notifications_are_dropped_and_counted() -> None:
