@@ -340,7 +340,7 @@ def main() -> int:
         memory(findings, "naive", 20 if asked.quick else 200, shelf, quick=asked.quick)
         if asked.quick:
             streaming(findings, (20, 200, 1000), (20, 40), LINEAR_QUICK)
-            shapes(findings, 30, 120, (3, 2), LINEAR_QUICK)
+            shapes(findings, 15, 60, (3, 2), LINEAR_QUICK)
         else:
             streaming(findings, (20, 200, 2000), (20, 200), LINEAR)
             shapes(findings, 200, 2000, (3, 1), LINEAR)
