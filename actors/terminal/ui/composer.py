@@ -8,6 +8,8 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
+from engine.rendering.cells import clean
+
 # A pasted text beyond it belongs into a file that the message names; typing in it would be slow.
 CHARACTERS_MAX: Final = 200_000
 _NEWLINES: Final = frozenset({"ctrl+j", "shift+enter", "alt+enter"})
@@ -52,9 +54,19 @@ class Composer(TextArea):
             event.stop()
             event.prevent_default()
             self.post_message(self.Refused("too long to be pasted: put it into a file and name that"))
+        elif (text := _cleaned(event.text)) != event.text:
+            event.stop()
+            event.prevent_default()
+            self.insert(text)
 
     def put_first(self, text: str) -> None:
         """Give a message back that was not taken, before what has been written since."""
         rest = self.text
         self.text = f"{text}\n{rest}" if rest else text
         self.move_cursor(self.document.end)
+
+
+def _cleaned(text: str) -> str:
+    """A pasted text without anything that a terminal obeys: the box draws what it has. Lines and tabs stay."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)

@@ -118,6 +118,11 @@ def test_enter_sends_ctrl_j_is_a_new_line_and_a_paste_has_a_bound() -> None:
         assert len(stage.bridge.posted) == 1, "nothing is no message"
         composer = stage.chat.composer
         composer.text = ""
+        composer.post_message(events.Paste(f"{EVIL}\r\n\tx"))
+        await stage.pilot.pause()
+        assert composer.text.startswith("a␛]0;owned␇") and composer.text.endswith("\n\tx")
+        assert not any(UNSAFE.search(line) for line in stage.lines())
+        composer.text = ""
         composer.post_message(events.Paste("x" * CHARACTERS_MAX))
         await stage.pilot.pause()
         assert len(composer.text) == CHARACTERS_MAX
