@@ -105,6 +105,7 @@ class Setting:
     required: bool
     values: str
     says: str
+    reason: str = ""  # of a bound: why it is what it is
 
 
 def settings() -> list[Setting]:
@@ -139,7 +140,6 @@ def _of_record(section: str, record: type[Any]) -> Iterator[Setting]:
 def _bound(field: attrs.Attribute[Any]) -> Setting:
     unit: Unit = field.metadata["unit"]
     relations = [f", {relation} {other}: {why}" for name, relation, other, why in RELATIONS if name == field.name]
-    reason = field.metadata["reason"]
     assert field.default is not None, "each bound has a default"
     return Setting(
         section="limits",
@@ -147,8 +147,13 @@ def _bound(field: attrs.Attribute[Any]) -> Setting:
         default=quantity(field.default, unit),
         required=False,
         values=_FIXED if field.name in WIRE_LIMITS else _RANGES[unit] + "".join(relations),
-        says=f"{reason[0].upper()}{reason[1:]}.",
+        says=_sentence(field.metadata["says"]),
+        reason=_sentence(field.metadata["reason"]),
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _beside(bound: Setting) -> str:
@@ -254,7 +259,8 @@ def toml() -> str:
             lines += ["", f"# --- {dict(GROUPS)[setting.name]}"]
         values = _beside(setting) if bound else setting.values
         needed = " Needed." if setting.required else ""
-        lines += ["", *_comment(f"{setting.says}{needed}{f' ({values})' if values else ''}")]
+        says = f"{setting.says} {setting.reason}".rstrip()
+        lines += ["", *_comment(f"{says}{needed}{f' ({values})' if values else ''}")]
         lines.append(f"#{setting.name} = {setting.default or ''}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -288,14 +294,18 @@ def markdown() -> str:
         if bound and setting.name in dict(GROUPS):
             lines += ["", f"### {dict(GROUPS)[setting.name]}", "", *_BOUNDS]
         default = "needed" if setting.required else "" if setting.default is None else f"`{setting.default}`"
-        values = (_unit(setting), _beside(setting)) if bound else (setting.values,)
-        row = " | ".join(cell.replace("|", "\\|") for cell in (f"`{setting.name}`", default, *values, setting.says))
+        more = (
+            (_unit(setting), _beside(setting), setting.says, setting.reason)
+            if bound
+            else (setting.values, setting.says)
+        )
+        row = " | ".join(cell.replace("|", "\\|") for cell in (f"`{setting.name}`", default, *more))
         lines.append(f"| {row} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 
 _TABLE: Final = ("| key | default | what it may be | what it is for |", "|---|---|---|---|")
-_BOUNDS: Final = ("| name | default | of | and | what it bounds, and why there |", "|---|---|---|---|---|")
+_BOUNDS: Final = ("| name | default | unit | beside | what it bounds | why it is so |", "|---|---|---|---|---|---|")
 
 
 def _ranges() -> list[str]:

@@ -46,6 +46,7 @@ def test_everything_that_can_be_set_is_there_once() -> None:
 def test_each_setting_says_what_it_is_for(setting: Setting) -> None:
     assert re.fullmatch(r"[A-Z`].{8,}\.", setting.says), setting.says
     assert setting.values
+    assert bool(setting.reason) == (setting.section == "limits")
     assert not (setting.required and setting.default)
 
 
@@ -66,7 +67,8 @@ def test_the_reasons_of_bounds_are_those_in_the_code() -> None:
         default="64",
         required=False,
         values="1 to 1099511627776",
-        says="A burst of one busy connection fits; beyond it the sender waits.",
+        says="Messages that wait for one actor; beyond it their senders wait.",
+        reason="A burst of one busy connection fits.",
     )
     assert BY_PATH["limits.frame_bytes"].values == "fixed by the wire contract"
     assert BY_PATH["limits.memory_soft"].values.endswith(
@@ -158,5 +160,6 @@ def test_the_document_has_every_setting_with_its_reason() -> None:
     text = DOCUMENT.read_text().partition("## `[limits]`")[2]
     for field in attrs.fields(Limits):
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{field.name}` |")]
-        assert field.metadata["reason"][1:].replace("|", "\\|") in row
-        assert field.metadata["unit"] in row
+        for told in ("says", "reason"):
+            assert field.metadata[told][1:].replace("|", "\\|") in row
+        assert f"| {field.metadata['unit']} |" in row

@@ -67,9 +67,12 @@ def test_defaults_are_those_of_the_contract(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("field", [*attrs.fields(Limits)], ids=lambda field: field.name)
-def test_every_bound_has_a_unit_and_a_reason(field: attrs.Attribute[float]) -> None:
+def test_every_bound_has_a_unit_a_meaning_and_a_reason(field: attrs.Attribute[float]) -> None:
     assert field.metadata["unit"] in ("bytes", "seconds", "count", "characters")
+    assert len(field.metadata["says"]) > 10
     assert len(field.metadata["reason"]) > 10
+    for text in (field.metadata["says"], field.metadata["reason"]):
+        assert text == text.strip(" .") and "\n" not in text
     assert field.default is not None and 0 < field.default < math.inf
     assert type(field.default) is (float if field.metadata["unit"] == "seconds" else int)
 
