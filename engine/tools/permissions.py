@@ -14,7 +14,7 @@ the defaults. Where something is unknown, deny and ask take the worst case and a
 - Any other argument may be a path: deny and ask rules see it as written, with `.`, `..` and the session's folder
   resolved, and with links resolved as they are when it is judged. An allow rule has to match it as written and, if
   there is a link in it, the place that it leads to; with `..` in it, a pattern with wildcards does not allow it. They
-  see an argument named `url` also as `fetch` reads it.
+  see an argument named `url` also as `fetch` reads it; an allow rule has to match its scheme and host by themselves.
 
 A rule is about what a call says, not about what the program then does: a deny rule is no sandbox.
 """
@@ -43,6 +43,8 @@ Resolve = Callable[[str], str]
 
 RULE_CHARACTERS_MAX: Final = 1200
 ARGUMENTS_MAX: Final = 8  # of one rule
+_URL: Final = "url"
+_PATH_BEGINS: Final = re.compile(r"[/?#]")
 COMMAND: Final = "command"  # the argument that is a shell command, whatever the tool
 _PATH_CHARACTERS: Final = 4096  # what is longer can be no path, and has no links
 # Commands of a script that an explanation names.
@@ -66,6 +68,7 @@ class Rule:
     toolset: str
     tool: str = "*"
     patterns: tuple[tuple[str, Wildcard], ...] = ()
+    origin: Wildcard | None = None  # of a pattern for a URL: its part for the scheme and the host
 
     def names(self, toolset: str, tool: str) -> bool:
         """Whether the rule is about this tool, whatever the arguments."""
@@ -80,6 +83,7 @@ def parse_rule(text: str) -> Rule:
         raise ValueError(f"expected {RULE_SAYS}")
     rest = text[head.end() :]
     patterns: dict[str, Wildcard] = {}
+    origin: Wildcard | None = None
     if head["open"]:
         if not rest.endswith(")"):
             raise ValueError(f"expected {RULE_SAYS}, with a parenthesis at its end")
@@ -91,11 +95,13 @@ def parse_rule(text: str) -> Rule:
             if name in patterns:
                 raise ValueError(f"expected one pattern for {name}")
             patterns[name] = Wildcard(argument["pattern"], optional_tail=name == COMMAND)
+            if name == _URL:
+                origin = Wildcard(_origin_of_pattern(argument["pattern"]))
         if len(patterns) > ARGUMENTS_MAX:
             raise ValueError(f"expected at most {ARGUMENTS_MAX} arguments")
     elif rest:
         raise ValueError(f"expected {RULE_SAYS}")
-    return Rule(text, head["toolset"], head["tool"] or "*", tuple(patterns.items()))
+    return Rule(text, head["toolset"], head["tool"] or "*", tuple(patterns.items()), origin)
 
 
 def _pieces(text: str) -> list[str]:
@@ -338,6 +344,8 @@ class _Call:
         for rule in rules:
             if not all(self._surely(name, pattern) for name, pattern in rule.patterns if name != COMMAND):
                 continue
+            if rule.origin is not None and not self._from(rule.origin, dict(rule.patterns)[_URL]):
+                continue
             pattern = dict(rule.patterns).get(COMMAND)
             exact = None if pattern is None else pattern.exact
             if pattern is None or (exact is not None and exact == self._arguments.get(COMMAND)):
@@ -374,6 +382,13 @@ class _Call:
         behind = self._behind_links(text)
         return not behind or any(pattern.must_match(form) for form in behind)
 
+    def _from(self, origin: Wildcard, whole: Wildcard) -> bool:
+        """Whether the URL's scheme and host match by themselves: a `*` for a part of the host is none for a path."""
+        text = _text(self._arguments[_URL])
+        if text == whole.exact:
+            return True
+        return "\\" not in text and "@" not in _origin(text) and origin.must_match(_origin(text))
+
     def _read(self) -> Script:
         if self._script is None:
             value = self._arguments.get(COMMAND)
@@ -388,6 +403,22 @@ def _normal(path: str) -> str:
     """As os.path.normpath, which keeps two slashes at the begin; here they are one."""
     path = os.path.normpath(path)
     return path[1:] if path.startswith("//") else path
+
+
+def _origin(text: str) -> str:
+    """The beginning of a URL, up to its path."""
+    end = _PATH_BEGINS.search(text, _behind_scheme(text))
+    return text[: end.start()] if end else text
+
+
+def _origin_of_pattern(pattern: str) -> str:
+    """Likewise; without a slash behind the host what follows a `*` may be of the path."""
+    end = pattern.find("/", _behind_scheme(pattern))
+    return pattern[:end] if end >= 0 else pattern[: pattern.find("*") + 1] or pattern
+
+
+def _behind_scheme(text: str) -> int:
+    return text.find("://") + len("://") if "://" in text else 0
 
 
 def _urls(text: str) -> list[str]:

@@ -351,6 +351,35 @@ def test_a_path_that_goes_up_is_not_allowed_by_a_wildcard() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "allowed", "asked"),
+    [
+        (
+            "https://*.good.org/*",
+            ["https://a.good.org/", "https://a.b.good.org/x?y=/z#w"],
+            [
+                "https://bad.org/.good.org/", "https://bad.org?.good.org/", "https://bad.org#a.good.org/",
+                "https://bad.org\\.good.org/", "https://a.good.org@bad.org/.good.org/", "https://x@a.good.org/",
+                "http://a.good.org/", "https://bad.org/a.good.org/b",
+            ],
+        ),
+        ("*.good.org/*", ["https://a.good.org/"], ["https://bad.org/a.good.org/"]),
+        ("https://good.org/*", ["https://good.org/", "https://good.org/a?b"], ["https://good.org.bad/", "https://good.org"]),
+        ("https://*/docs/*", ["https://a.org/docs/", "https://a.org/b/docs/c"], ["https://a.org/doc"]),
+        ("*.pdf", ["https://a.org/b.pdf"], ["https://a.org/b.pdf?c"]),
+        ("https://*", ["https://a.org"], ["http://a.org"]),
+        ("https://a?.org/*", ["https://ab.org/"], ["https://a.org/"]),
+        ("*", ["https://a.org", "ftp://x"], []),
+        ("https://x@a.org/", ["https://x@a.org/"], ["https://a.org/"]),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_host_is_no_part_of_a_path(pattern: str, allowed: list[str], asked: list[str]) -> None:
+    judge = Judge(allow=[f"web.fetch(url={pattern})"])
+    for urls, decision in ((allowed, "allow"), (asked, "ask")):
+        for url in urls:
+            assert judge.verdict("web.fetch", {"url": url}).decision == decision, url
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "https://bad.org/x", "HTTPS://BAD.ORG/x", "https://bad.org:443/x", "https://bad.org./x", "https://Bad.Org.:443/x",
