@@ -14,6 +14,7 @@ The rules (their reasons are in the comments at the tables):
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,9 +73,8 @@ ACTORS_ORDER = (
     "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles", "services",
     "windows", "compaction", "calls", "ends", "run", "session_ref", "session", "admission", "creating", "idle",
-    "registry_ref", "registry", "composition", "governor", "owners", "metrics", "gateway", "notify", "daemon", "api",
-    "client",
-    "terminal", "cli",
+    "registry_ref", "registry", "composition", "governor", "owners", "recorder", "metrics", "gateway", "notify",
+    "daemon", "api", "client", "terminal", "cli",
 )  # fmt: skip
 
 # Expensive or optional: a daemon that does not need them does not pay for them.
@@ -123,8 +123,15 @@ class Import(NamedTuple):
 class Module(NamedTuple):
     name: str
     path: Path
-    tree: ast.Module
     is_package: bool
+    source: bytes
+
+
+class Seen(NamedTuple):
+    """What the rules want to know of a file."""
+
+    imports: tuple[Import, ...]
+    system: tuple[tuple[int, str], ...]  # lines that work with files through `os`
 
 
 def check(root: Path) -> list[str]:
@@ -135,11 +142,12 @@ def check(root: Path) -> list[str]:
     for module in modules:
         where = module.path.relative_to(root)
         rules = engine_rules if in_part(module.name, "engine") else actors_rules
-        for imported in imports(module):
+        seen = look(module.name, module.is_package, module.source)
+        for imported in seen.imports:
             texts = (*rules(module, imported, names), *library_rules(module, imported))
             found += [f"{where}:{imported.line}: {text}" for text in texts]
         if in_part(module.name, "engine"):
-            found += [f"{where}:{line}: {text}" for line, text in sorted(os_rules(module))]
+            found += [f"{where}:{line}: {text}" for line, text in sorted(os_rules(module, seen))]
         elif module.name != "actors" and position(module.name) is None:
             found.append(f"{where}:1: {module.name} has no place: add it to ACTORS_ORDER in scripts/import_rules.py")
     if not modules:
@@ -152,33 +160,35 @@ def read(root: Path, path: Path) -> Module:
     parts = path.relative_to(root).with_suffix("").parts
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)
-    return Module(name, path, ast.parse(path.read_bytes(), str(path)), is_package)
+    return Module(name, path, is_package, path.read_bytes())
 
 
-def imports(module: Module) -> Iterator[Import]:
-    yield from _imports(module, module.tree, lazy=False)
+@functools.cache  # the tests look at almost the same tree again and again
+def look(name: str, is_package: bool, source: bytes) -> Seen:
+    tree = ast.parse(source, name)
+    return Seen(tuple(_imports(name, is_package, tree, lazy=False)), tuple(_system(tree)))
 
 
-def _imports(module: Module, node: ast.AST, *, lazy: bool) -> Iterator[Import]:
+def _imports(name: str, is_package: bool, node: ast.AST, *, lazy: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             for alias in child.names:
                 yield Import(child.lineno, alias.name, None, lazy)
         elif isinstance(child, ast.ImportFrom):
-            base = absolute(module, child)
+            base = absolute(name, is_package, child)
             for alias in child.names:
                 yield Import(child.lineno, base, alias.name, lazy)
-        elif isinstance(child, ast.Call) and (name := literal_import(child)) is not None:
-            yield Import(child.lineno, name, None, lazy)
+        elif isinstance(child, ast.Call) and (meant := literal_import(child)) is not None:
+            yield Import(child.lineno, meant, None, lazy)
         deferred = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(child)
-        yield from _imports(module, child, lazy=lazy or deferred)
+        yield from _imports(name, is_package, child, lazy=lazy or deferred)
 
 
-def absolute(module: Module, node: ast.ImportFrom) -> str:
+def absolute(name: str, is_package: bool, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
-    parts = module.name.split(".")
-    kept = parts[: len(parts) - node.level + module.is_package]
+    parts = name.split(".")
+    kept = parts[: len(parts) - node.level + is_package]
     return ".".join([*kept, *([node.module] if node.module else [])])
 
 
@@ -236,11 +246,14 @@ def engine_place(name: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def os_rules(module: Module) -> Iterator[tuple[int, str]]:
+def os_rules(module: Module, seen: Seen) -> Iterator[tuple[int, str]]:
     """Work with files through `os`, in parts of engine that do not touch the disk."""
-    if any(in_part(module.name, part) for part in ENGINE_DISK_PARTS):
-        return
-    for node in ast.walk(module.tree):
+    if not any(in_part(module.name, part) for part in ENGINE_DISK_PARTS):
+        yield from seen.system
+
+
+def _system(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             base = node.value
             if isinstance(base, ast.Attribute) and base.attr == "path" and is_os(base.value):
