@@ -36,6 +36,7 @@ from actors.metrics import Figure, Figures, tallied
 from actors.notify import Supervision
 from actors.owners import Owners
 from actors.places import DaemonFile, ensure_token, remove_daemon_file, token_file, write_daemon_file
+from actors.recorder import History, Recorder
 from engine.config import Config
 from engine.memory import LEVELS
 from engine.version import VERSION
@@ -110,6 +111,7 @@ class _Daemon:
         self._readiness: Readiness = "starting"
         self.url = ""
         self.owners = Owners()
+        self._history = History()
 
     def parts(self, composition: Composition) -> Sequence[ChildSpec]:
         """What the daemon has behind the composition's own actors."""
@@ -123,6 +125,7 @@ class _Daemon:
                 toolsets=composition.toolbox,
                 stats=functools.partial(self._stats, composition),
                 figures=functools.partial(self._figures, composition),
+                history=self._history.told,
             )
             return Gateway(services, token, readiness=self._readiness, inherited=self._inherited)
 
@@ -133,6 +136,9 @@ class _Daemon:
         return [
             ChildSpec(name="gateway", factory=gateway, grace=GATEWAY_GRACE),
             ChildSpec(name="governor", factory=governor),
+            ChildSpec(
+                name="recorder", factory=lambda: Recorder(self._history, functools.partial(self._look, composition))
+            ),
         ]
 
     def announce(self, composition: Composition) -> None:
@@ -239,6 +245,11 @@ class _Daemon:
             },
             "actors": {"daemon": composition.root.tree()},
         }
+
+    async def _look(self, composition: Composition) -> dict[str, Any]:
+        """The result of `daemon.stats`, whole."""
+        gateway: GatewayRef = composition.root.child("gateway")
+        return gateway.with_gateway(await self._stats(composition))
 
     def _figures(self, composition: Composition) -> Figures:
         """For /metrics. A part that is being restarted has none."""

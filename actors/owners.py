@@ -24,6 +24,11 @@ from actors.registry_ref import RegistryStatistics
 from actors.store_ref import StoreStatistics
 from engine.limits import KIB
 
+# All there are, as `Owners.owned` tells them.
+OWNERS: Final = (
+    "files", "free", "program", "http", "sqlite", "rows", "requests", "logs", "unsaved", "runs", "ended_runs",
+    "sessions", "connections",
+)  # fmt: skip
 # A WebSocket with its connection's actor, five tasks and their buffers.
 CONNECTION_BYTES: Final = 38 * KIB
 # A session's actor with its record and feed.

@@ -21,7 +21,7 @@ import trio
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
 from actors._statistics import Outcome
-from actors.gateway import http, routes
+from actors.gateway import http, requests, routes
 from actors.gateway.access import Access
 from actors.gateway.connection import Connection, Counters, Shared
 from actors.gateway.listeners import Address, Opened, open_listeners, tls_context
@@ -32,6 +32,7 @@ from actors.gateway.routes import Answer, Later, Readiness, Site, Upgrade
 from actors.gateway.transport import Traffic, Transport
 from actors.gateway.websocket import Closed
 from actors.metrics import Exposition, Figures
+from engine.codec import Json
 
 _log = logging.getLogger("greenroom.gateway")
 
@@ -94,6 +95,10 @@ class GatewayRef(Ref):
     def gateway_statistics(self) -> GatewayStatistics:
         return self._gateway.figures()
 
+    def with_gateway(self, stats: Mapping[str, Json]) -> dict[str, Json]:
+        """The whole result of `daemon.stats`, of what the daemon has of it."""
+        return requests.with_gateway(stats, *self._gateway.stats())
+
 
 class Gateway(Actor):
     """Listens when it is started, at duplicates of the `inherited` sockets if there are any. `token` is what clients
@@ -128,7 +133,7 @@ class Gateway(Actor):
             counters=self._counters,
             markup=Markup(services.config.limits.markdown_bytes),
             draining=lambda: self.readiness == "draining",
-            stats=self._stats,
+            stats=self.stats,
         )
 
     def make_ref(self, cell: Cell) -> GatewayRef:
@@ -269,7 +274,7 @@ class Gateway(Actor):
             bytes_received=self._traffic.received,
         )
 
-    def _stats(self) -> tuple[Mapping[str, int], Mapping[str, float]]:
+    def stats(self) -> tuple[Mapping[str, int], Mapping[str, float]]:
         """The gateway's share of `daemon.stats`: `counts` and `loop`."""
         return attrs.asdict(self.figures()), {"lag_p99_ms": round(self._meter.lag_p99() * 1000, 3)}
 

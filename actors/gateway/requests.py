@@ -100,13 +100,15 @@ class Toolsets(Protocol):
 @attrs.frozen(slots=True, kw_only=True)
 class Services:
     """What requests are answered from. `stats` gives the result of `daemon.stats`; the gateway adds its own counts to
-    `counts`, and `loop` if it is not there. `figures` are for /metrics, by the names of actors.metrics."""
+    `counts`, and `loop` if it is not there; `history` gives the result of `daemon.history`. `figures` are for /metrics,
+    by the names of actors.metrics."""
 
     config: Config
     registry: Registry
     toolsets: Toolsets
     stats: Callable[[], Awaitable[Mapping[str, Json]]]
     figures: Callable[[], Figures] = dict
+    history: Callable[[], Json] = dict
 
 
 class Client(Protocol):
@@ -284,9 +286,11 @@ async def _markdown_render(client: Client, params: methods.MarkdownRender) -> Js
 
 
 async def _daemon_stats(client: Client, params: methods.NoParams) -> Json:
-    stats = await client.services.stats()
-    counts, loop = client.gateway_stats()
-    return {"loop": loop, **stats, "counts": {**stats.get("counts", {}), **counts}}
+    return with_gateway(await client.services.stats(), *client.gateway_stats())
+
+
+async def _daemon_history(client: Client, params: methods.NoParams) -> Json:
+    return client.services.history()
 
 
 HANDLERS: Final = MappingProxyType[str, Handler](
@@ -312,10 +316,16 @@ HANDLERS: Final = MappingProxyType[str, Handler](
         "output.read": _output_read,
         "markdown.render": _markdown_render,
         "daemon.stats": _daemon_stats,
+        "daemon.history": _daemon_history,
     }
 )
 # Answered by the connection itself, at once and in the order of arrival.
 INLINE: Final = frozenset({"initialize", "ping"})
+
+
+def with_gateway(stats: Mapping[str, Json], counts: Mapping[str, int], loop: Mapping[str, float]) -> dict[str, Json]:
+    """The result of `daemon.stats`: the daemon's part and the gateway's."""
+    return {"loop": loop, **stats, "counts": {**stats.get("counts", {}), **counts}}
 
 
 def _session(session: Session) -> Json:

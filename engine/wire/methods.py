@@ -295,6 +295,7 @@ METHODS: Final = MappingProxyType[str, Method](
         "output.read": Method(OutputRead, ("text?", "data_base64?", "next_offset?", "total")),
         "markdown.render": Method(MarkdownRender, ("html", "taken", "state", "open_html", "more")),
         "daemon.stats": Method(NoParams, ("uptime_s", "memory", "counts", "processes", "actors", "loop")),
+        "daemon.history": Method(NoParams, ("period_s", "at", "memory", "counts", "processes", "loop")),
     }
 )
 

@@ -190,6 +190,9 @@ async def test_stats_show_every_actor_under_its_parent(server: DaemonProcess) ->
             assert root["children"]["gateway"]["children"]
             assert root["children"]["toolsets"]["children"]
             assert stats["memory"]["resident"] > 1_000_000 and stats["uptime_s"] >= 0
+            history = await wire.request("daemon.history")
+            assert history["memory"]["owned"].keys() == stats["memory"]["owned"].keys()
+            assert len(history["at"]) == len(history["memory"]["resident"]) == len(history["counts"]["active_runs"])
             await wire.request("run.stop", run_id=started["run"]["id"])
 
 
