@@ -18,6 +18,8 @@ from tests.model_server import ModelServer, model_server
 
 ESCAPE, QUIT, NEW, SESSIONS = "\x1b", "\x11", "\x0e", "\x0f"
 READ = '!tool name=files__read_file input={"path":"secret.txt"}'
+# The call that this model makes has what a terminal obeys in its path.
+ATTACKER = r'tool name=files__read_file input={"path":"\u001b]0;owned\u0007\u009b2J\u202etxt"}'
 KEYS = "y Allow"  # the panel has the keys, which it takes only when nobody is typing
 ASKED = re.compile(r"y allow.* n deny")
 
@@ -35,8 +37,12 @@ def config(service: ModelServer) -> str:
         provider = "openai"
         base_url = "{service.url}"
         model = "theirs"
+        [models.attacker]
+        provider = "openai"
+        base_url = "{service.url}"
+        model = '{ATTACKER}'
         [permissions]
-        ask = ["files.read_file(path=secret.txt)"]
+        ask = ["files.read_file(path=secret.txt)", "files.read_file(path=*owned*)"]
     """
 
 
@@ -186,7 +192,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_come_back_to(
         screen.expect("partial partial partial")
         first.signal(signal.SIGKILL)
         first.wait()
-        screen.expect("reconnecting", "not connected")
+        screen.expect("reconnecting")
         screen.type("!stream n=3 text=after{n}_")  # written while nobody is there
         with daemon(folder, config(service), "--listen", first.url.removeprefix("http://")):
             screen.expect("· connected", "before0_before1_before2_", "Enter: send")
@@ -228,6 +234,18 @@ def test_nothing_that_a_model_or_a_tool_says_reaches_the_terminal(host: DaemonPr
         screen.expect("type to filter", "▸")
         screen.type(ESCAPE)
         screen.expect_gone("type to filter")
+        leave(screen)
+
+
+def test_nor_what_a_call_asks_for_or_a_person_pastes(host: DaemonProcess, place: Path) -> None:
+    with chat(host.folder, place, "--model", "attacker") as screen:
+        screen.expect("connected")
+        say(screen, "go")
+        screen.expect("path: ␛]0;owned␇\ufffd2J\ufffdtxt", KEYS)
+        screen.type(ESCAPE)
+        screen.expect("[stopped]", "Enter: send")
+        screen.type("\x1b[200~pasted \x9b31m\u202etxt\x07\x85\u200b end\x1b[201~")
+        screen.expect(re.compile("│ .*pasted.* end"))
         leave(screen)
 
 
