@@ -74,8 +74,8 @@ TRACKED, HITS = 10_000, 85.0
 KEPT_KIB = 6.0
 # Resident memory goes up and down by so much whatever is done: of few steps that is no slope.
 NOISE_KIB = 2048
-# Few steps of a busy machine are compared with less precision.
-QUICK_RATIO = 1.6
+# Few steps of a busy machine are compared with less precision. What grows with the history takes twenty times as long.
+QUICK_RATIO = 3.0
 WINDOW_BYTES = 98_304  # of a model whose window is not configured
 NAIVE_MAX = 50_000  # messages: beyond it the naive way takes a quarter of a minute a step, and gigabytes
 
