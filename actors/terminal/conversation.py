@@ -103,8 +103,7 @@ class Conversation:
         at = next((at for at, each in enumerate(messages) if each["info"]["id"] == snapshot["message_id"]), None)
         run_id = snapshot["run_id"]
         # What came behind the message that is being written is told by events, but for what was steered before.
-        before = [each for each in messages[:at] if at is not None or each["info"].get("run_id") != run_id]
-        after = [] if at is None else messages[at + 1 :]
+        before, after = messages[:at], [] if at is None else messages[at + 1 :]
         self._join(page, before)
         own = [each for each in before if each["info"].get("run_id") == run_id]
         self._begin_run(run_id, snapshot["status"], own)
@@ -125,7 +124,7 @@ class Conversation:
                     self._gap_run = None
                     self._snapshot = params
                     self.needs_page = True
-                else:
+                elif params["status"] not in TERMINAL:  # else the page has it all
                     self._take_snapshot(params)
             case "session.changed":
                 self.session = params["session"]

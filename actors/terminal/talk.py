@@ -103,6 +103,7 @@ class Talk:
         self._nursery: trio.Nursery | None = None  # of the present connection
         self._client: Client | None = None
         self._actions = 0
+        self._query: str | None = None  # of sessions, while it is looked for
         self._replied: set[tuple[str, str]] = set()
 
     @property
@@ -177,7 +178,7 @@ class Talk:
                 await client.wait_lost()
             nursery.cancel_scope.cancel(reason="the connection is lost")
         self._nursery = self._client = None
-        self._actions, self.loading = 0, False
+        self._actions, self.loading, self._query = 0, False, None
         if failure is not None:
             raise failure
 
@@ -226,6 +227,8 @@ class Talk:
                 conversation.take(push.method, push.params)
                 if conversation.needs_page:
                     conversation.repair(await self._page(client))
+                if conversation.run is None:
+                    watch.cursors.clear()  # also of a run whose end was not told as an event
                 self._cursors = watch.cursors
                 self._settle_approvals()
                 if len(conversation.view) > ENTRIES_MAX and conversation.run is None:
@@ -238,13 +241,22 @@ class Talk:
             await client.wait_lost()  # the daemon goes away
 
     async def _attach(self, client: Client, watch: _Watch) -> None:
-        conversation = self.conversation
+        conversation, before = self.conversation, self.conversation.run
         watch.begun_anew = False
         conversation.session = (await self._ask(client, "session.get"))["session"]
         if conversation.needs_page:
             conversation.repair(await self._page(client))
         if not watch.asked_after:
             conversation.attach(await self._page(client), watch.runs)
+        if before is not None and all(run["run_id"] != before.id for run in watch.runs):
+            await self._tell_lost(client, before.id)
+
+    async def _tell_lost(self, client: Client, run_id: str) -> None:
+        """That a run was interrupted: if nothing of it was stored, the transcript does not tell."""
+        with contextlib.suppress(RemoteError):  # the run is gone, too
+            run = (await client.request("run.get", {"run_id": run_id}))["run"]
+            if run["status"] == "interrupted":
+                self._screen.note("interrupted: the daemon lost the run", serious=True)
 
     async def _begin_anew(self, client: Client) -> None:
         """Without the index of what was long ago."""
@@ -317,13 +329,21 @@ class Talk:
         return [each for key, each in self.conversation.approvals.items() if key not in self._replied]
 
     def find_sessions(self, query: str) -> None:
-        async def find(client: Client) -> None:
-            params: dict[str, Any] = {"limit": SESSIONS_SHOWN}
-            if query:
-                params["query"] = query
-            self._screen.show_sessions(query, (await client.request("session.list", params))["sessions"])
+        """Of queries that come while one is looked for, the newest is looked for next."""
 
-        self._act(find)
+        async def find(client: Client) -> None:
+            done = None
+            try:
+                while (wanted := self._query) != done and wanted is not None:
+                    params: dict[str, Any] = {"limit": SESSIONS_SHOWN, **({"query": wanted} if wanted else {})}
+                    self._screen.show_sessions(wanted, (await client.request("session.list", params))["sessions"])
+                    done = wanted
+            finally:
+                self._query = None
+
+        begin, self._query = self._query is None, query
+        if begin and not self._act(find):
+            self._query = None
 
     def want_texts(self) -> None:
         """The view wants texts."""

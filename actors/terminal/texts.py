@@ -217,3 +217,9 @@ def _text(part: dict[str, Any], kind: Kind) -> Piece:
 
 def _plain(id: str, kind: Kind, text: str) -> Piece:
     return Piece(id=id, kind=kind, text=text, size=len(text))
+
+
+def pasted(text: str) -> str:
+    """A pasted text without anything that a terminal obeys: the box draws what it has. Lines and tabs stay."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)

@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 from actors.terminal import forms
 from actors.terminal.conversation import Approval
 from actors.terminal.texts import bounded, one_line
+from actors.terminal.ui.inputs import Line
 from engine.mcp.forms import Form
 from engine.rendering.cells import clean
 
@@ -72,7 +73,7 @@ class Approvals(Vertical):
         with VerticalScroll(id="asked"):
             yield Static(id="what", markup=False)
         yield Static(id="keys", markup=False)
-        yield Input(id="answer", compact=True)
+        yield Line(id="answer", compact=True)
 
     # -------------------------------------------------------------- what is asked
     def show(self, waiting: list[Approval], focus: bool) -> None:
@@ -87,7 +88,7 @@ class Approvals(Vertical):
         self.shown, self._form, self._writes = first, None, False
         self._content, self._field = {}, 0
         self.display = first is not None
-        self.query_one("#answer", Input).display = False
+        self.query_one("#answer", Line).display = False
         if first is None:
             if had_keys:
                 self.post_message(self.Left())
@@ -105,7 +106,7 @@ class Approvals(Vertical):
 
     def take_keys(self) -> None:
         if self.shown is not None:
-            answer = self.query_one("#answer", Input)
+            answer = self.query_one("#answer", Line)
             (answer if answer.display else self.query_one("#asked", VerticalScroll)).focus()
 
     def _is_question(self, approval: Approval) -> bool:
@@ -136,7 +137,7 @@ class Approvals(Vertical):
         )
 
     def on_key(self, event: events.Key) -> None:
-        writes = self.query_one("#answer", Input).has_focus
+        writes = self.query_one("#answer", Line).has_focus
         if event.is_printable and event.character is not None and event.key not in _KEYS and not writes:
             event.stop()
             self.post_message(self.Typed(event.character))
@@ -192,7 +193,7 @@ class Approvals(Vertical):
             self._open(self._prompt())
 
     def _open(self, text: str, *, keep: bool = False) -> None:
-        answer = self.query_one("#answer", Input)
+        answer = self.query_one("#answer", Line)
         if not keep:
             answer.value = ""
         self._tell_keys(text)

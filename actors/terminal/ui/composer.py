@@ -8,7 +8,7 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from engine.rendering.cells import clean
+from actors.terminal.texts import pasted
 
 # A pasted text beyond it belongs into a file that the message names; typing in it would be slow.
 CHARACTERS_MAX: Final = 200_000
@@ -54,7 +54,7 @@ class Composer(TextArea):
             event.stop()
             event.prevent_default()
             self.post_message(self.Refused("too long to be pasted: put it into a file and name that"))
-        elif (text := _cleaned(event.text)) != event.text:
+        elif (text := pasted(event.text)) != event.text:
             event.stop()
             event.prevent_default()
             self.insert(text)
@@ -64,9 +64,3 @@ class Composer(TextArea):
         rest = self.text
         self.text = f"{text}\n{rest}" if rest else text
         self.move_cursor(self.document.end)
-
-
-def _cleaned(text: str) -> str:
-    """A pasted text without anything that a terminal obeys: the box draws what it has. Lines and tabs stay."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)

@@ -15,6 +15,7 @@ from textual.widgets import Footer, Input, OptionList
 from textual.widgets.option_list import Option
 
 from actors.terminal.texts import one_line
+from actors.terminal.ui.inputs import Line
 
 _TITLE_CELLS: Final = 200  # what is wider than the screen is cut by it
 _QUERY_CHARACTERS: Final = 200  # the protocol's
@@ -54,12 +55,12 @@ class Sessions(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
             box.border_title = "sessions"
-            yield Input(placeholder="type to filter by title", max_length=_QUERY_CHARACTERS, compact=True)
+            yield Line(placeholder="type to filter by title", max_length=_QUERY_CHARACTERS, compact=True)
             yield OptionList(markup=False)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.query_one(Input).focus()
+        self.query_one(Line).focus()
         self.app.post_message(self.Search(""))
 
     def on_input_changed(self, event: Input.Changed) -> None:

@@ -252,6 +252,56 @@ async def test_after_a_gap_the_right_text_is_shown(staged: Staged, entries: int)
         await same_from_the_store(line, talk, shown)
 
 
+class Life:
+    """An engine on the test's data, until it is ended."""
+
+    def __init__(self, staged: Staged) -> None:
+        self._staged = staged
+        self._stop, self._over = trio.Event(), trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[tuple[Stage, Line]]) -> None:
+        async with self._staged() as stage, line_to(stage) as line:
+            task_status.started((stage, line))
+            await self._stop.wait()
+        self._over.set()
+
+    async def end(self) -> None:
+        self._stop.set()
+        await self._over.wait()
+
+
+async def test_a_run_that_a_restart_has_ended_is_shown_as_it_is_stored(staged: Staged) -> None:
+    async with trio.open_nursery() as nursery:
+        first, second = Life(staged), Life(staged)
+        stage, line = await nursery.start(first.run)
+        async with talking(line) as (talk, screen):
+            talk.send("begin", "queue")
+            call = await stage.models.call()
+            call.reasoning("a thought")
+            call.text("a beginning")
+            await until_shown(talk, screen, "a beginning")
+            line.down = True
+            await first.end()
+            await screen.until(lambda: talk.waiting is not None)
+            stage, again = await nursery.start(second.run)
+            # Somebody else goes on before this client is back.
+            session = await stage.engine.session(talk.session_id or "")
+            await said(stage, session, "more")
+            line.url, line.down = again.url, False
+            talk.connect_now()
+            await screen.until(lambda: talk.connected)
+            await until_shown(talk, screen, "to more")
+            shown = await lines_of(talk, screen)
+            assert shown == ["> begin", ": a thought", "a beginning", "[stopped]", "> more", "to more"]
+            await screen.until(lambda: not talk.busy)
+            # The next one is told as it comes.
+            await said(stage, session, "and more")
+            await until_shown(talk, screen, "to and more")
+            assert await lines_of(talk, screen) == [*shown, "> and more", "to and more"]
+            await same_from_the_store(line, talk, [*shown, "> and more", "to and more"])
+        await second.end()
+
+
 async def test_what_was_steered_during_a_gap_stands_behind_its_turn(staged: Staged) -> None:
     async with (
         staged(tools=[add], run_log_entries=8) as stage,
