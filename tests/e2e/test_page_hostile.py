@@ -192,6 +192,36 @@ async def test_attacks_that_stream(server: DaemonProcess, browser: str) -> None:
             await nothing_happened(tab)
 
 
+async def test_a_text_that_streamed_looks_like_one_that_is_read_again(server: DaemonProcess, browser: str) -> None:
+    # The settings of the model's scenario have no spaces.
+    block = "##\tPart\t{n}\n\n-\tone\n-\t**two**\n\n```py\ndef\tf():\n\tpass\n```\n\n|a|b|\n|-|-|\n|`1`|2|\n\n*words*\n"
+    html = "document.querySelector('.text .markdown').innerHTML"
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server)
+            await go(tab, session)
+            await wire.request("run.start", session_id=session, text=f"!stream n=60 rate=60 text={block}")
+            # It is rendered while it grows, and what is final is not made again.
+            await tab.until("document.querySelectorAll('.text h2').length > 5")
+            await tab.evaluate("(globalThis.first = document.querySelector('.text h2'), null)")
+            await tab.until("document.querySelector('.text').innerText.includes('Part 59')")
+            await tab.until("document.querySelector('.composer .stop').hidden")
+            await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
+            assert await tab.evaluate("document.querySelector('.text h2') === first")
+            streamed = await tab.evaluate(html)
+            assert await tab.count(".text h2") == await tab.count(".text table") == 60
+            await tab.reload()
+            await tab.until("document.querySelectorAll('.text h2').length === 60")
+            await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
+            assert unwrapped(await tab.evaluate(html)) == unwrapped(streamed)
+
+
+def unwrapped(html: str) -> str:
+    """Without the mark of where the final part ended."""
+    return html.replace('<div class="open">', "").replace("</div>", "")
+
+
 async def test_a_tool_that_asks_gets_a_form_filled_in(server: DaemonProcess, browser: str) -> None:
     name = IMAGE.replace(" ", "/")  # the settings of the model's scenario have no spaces
     schema = {

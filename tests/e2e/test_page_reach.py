@@ -121,6 +121,7 @@ async def test_by_keyboard_alone(server: DaemonProcess, browser: str) -> None:
             await tab.evaluate("document.querySelector('h1').focus()")
             await tab.key("Shift+?")
             await tab.until("document.querySelector('dialog[open]')")
+            assert "Ctrl + K\nSearch the sessions" in await tab.text("dialog")
             await tab.key("Escape")
             await tab.until("!document.querySelector('dialog')")
             assert not await tab.evaluate("document.querySelector('.composer .stop').hidden")

@@ -48,6 +48,7 @@ export class Conversation {
     }, { root: this._scroller, rootMargin: `${AHEAD}px 0px` });
     this._link.addEventListener("open", () => this._id !== null && this._attach());
     this._link.addEventListener("push", ({ detail }) => detail.params.watch_id === this._watch && this._take(detail));
+    this._link.addEventListener("state", () => this._changed());
     page.outbox.addEventListener("change", () => this._changed());
   }
 
@@ -84,8 +85,12 @@ export class Conversation {
 
   _leave() {
     this._generation += 1;
-    if (this._watch !== null) this._link.request("watch.close", { watch_id: this._watch }).catch(() => {});
+    if (this._watch !== null) this._unwatch(this._watch);
     this._watch = null;
+  }
+
+  _unwatch(id) {
+    this._link.request("watch.close", { watch_id: id }).catch(() => {}); // it has ended, or the connection has
   }
 
   /** Watch the session from what is known of it, and read the newest page. Called for each new connection. */
@@ -99,7 +104,10 @@ export class Conversation {
       const [{ session }, watch] = await Promise.all([
         this._link.request("session.get", { session_id: id }),
         this._link.request("session.watch", { session_id: id, ...after }).then((reply) => {
-          if (generation !== this._generation) return null;
+          if (generation !== this._generation) {
+            this._unwatch(reply.watch_id); // another session is shown by now
+            return null;
+          }
           this._watch = reply.watch_id; // set before the first push is read
           this._transcript.takeRuns(reply.runs);
           return reply;
@@ -243,7 +251,9 @@ export class Conversation {
     const run = this._transcript.active;
     this.composer.busy = run !== null;
     let text = "";
-    if (run?.retry) text = `${run.retry.reason} Attempt ${run.retry.attempt} of ${run.retry.max_attempts} begins after ${format.duration(run.retry.delay_ms)}.`;
+    const known = this._link.state === "open"; // else the banner says what there is to say
+    if (!known) text = "";
+    else if (run?.retry) text = `${run.retry.reason} Attempt ${run.retry.attempt} of ${run.retry.max_attempts} begins after ${format.duration(run.retry.delay_ms)}.`;
     else if (run?.compacting) text = "A summary of the conversation is being written…";
     else if (run?.status === "waiting_approval") text = "Waits for your answer";
     else if (run?.status === "stopping") text = "Stopping…";

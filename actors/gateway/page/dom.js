@@ -40,7 +40,7 @@ export function h(tag, props = {}, ...children) {
     else if (["hidden", "checked", "disabled", "value", "open", "selected"].includes(name)) element[name] = value;
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 

@@ -13,7 +13,7 @@ const MEANT = {
   program: "code and data of the program", files: "mapped files: libraries and databases", free: "freed, and kept for what comes next",
   sqlite: "SQLite's pages", rows: "decoded messages", http: "requests and answers of models", requests: "requests of clients",
   logs: "events of runs, to replay", unsaved: "text that is on its way to the disk", runs: "runs at work", ended_runs: "runs that have ended",
-  sessions: "sessions", connections: "connections",
+  sessions: "sessions in memory", connections: "open connections",
 };
 const STATES = { normal: "normal", soft: "above the soft limit: caches are dropped", hard: "above the hard limit: no new runs" };
 

@@ -78,6 +78,7 @@ export class Runs {
   _row({ id, session_id: session }) {
     const badge = h("span", { class: "badge" });
     const why = h("span", { class: "why" });
+    const facts = h("span", { class: "facts" }); // the other columns, where there is no room for them
     const [model, started, took, used] = ["", "", "", ""].map(() => h("td"));
     const link = h("a", { href: `#/s/${session}`, text: this._page.titleOf(session) ?? session });
     const stop = button("Stop", async () => {
@@ -86,7 +87,7 @@ export class Runs {
       stop.disabled = false;
       this.refresh().catch(() => {});
     }, { kind: "small" });
-    const element = h("tr", {}, h("td", {}, badge), h("td", { class: "name" }, link, why), model, started, took, used, h("td", {}, stop));
+    const element = h("tr", {}, h("td", {}, badge), h("td", { class: "name" }, link, facts, why), model, started, took, used, h("td", { class: "act" }, stop));
     return {
       element,
       update: (run) => {
@@ -99,6 +100,7 @@ export class Runs {
         started.title = run.started_at ? format.moment(run.started_at) : "";
         setText(took, run.started_at ? format.duration((run.ended_at ?? Math.max(Date.now(), run.started_at)) - run.started_at) : "");
         setText(used, format.usage(run.usage, this._page.currency()));
+        setText(facts, [model, started, took, used].map((cell) => cell.textContent).filter(Boolean).join(" · "));
         stop.hidden = isTerminal(run.status);
       },
     };

@@ -37,7 +37,7 @@ export class Waiting {
   }
 
   show(id) {
-    const rows = this._page.outbox.items.filter((item) => item.session === id).map((item) => this._row(item.key, () => this._sending(item), item.error ?? ""));
+    const rows = this._page.outbox.items.filter((item) => item.session === id).map((item) => this._row(item.key, () => this._sending(item), item.error ?? this._link.state));
     for (const run of this._runs) if (run.session_id === id) rows.push(this._row(run.id, () => this._queued(run), String(run.position)));
     const keep = new Set(rows);
     for (const [key, { element }] of this._rows) if (!keep.has(element)) this._rows.delete(key);
@@ -54,7 +54,7 @@ export class Waiting {
 
   _sending(item) {
     const text = h("p", { class: "plain", text: format.line(item.text, 400) });
-    if (item.error === null) return h("li", {}, text, h("p", { class: "muted", text: "Being sent…" }));
+    if (item.error === null) return h("li", {}, text, h("p", { class: "muted", text: this._link.state === "open" ? "Being sent…" : "It is sent when the daemon is there again." }));
     const { outbox } = this._page;
     return h(
       "li",
