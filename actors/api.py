@@ -16,12 +16,14 @@ from typing import Any
 import attrs
 import trio
 
+from actors._ask import ActorDied
 from actors._feed import Bell, RunFeed
 from actors.composition import Composition, open_composition
 from actors.registry_ref import RegistryRef
 from engine import codec
 from engine.commands import ForkSession, NewSession, StartRun, WhenBusy
 from engine.config import Config
+from engine.errors import CallerError
 from engine.runs import events
 from engine.runs.approvals import Resolution
 from engine.runs.events import Decision, Numbered
@@ -57,7 +59,7 @@ class RunHandle:
         """The run's events after the cursor `after`, through a channel that ends behind `run.finished`.
 
         Adjacent deltas that waited may arrive merged. A consumer that falls behind the replay log gets one Gap,
-        then what follows it. Leaving the block stops listening, not the run.
+        then what follows it. Leaving the block stops listening, not the run. Where `wait` raises the channel ends.
 
         `answers`: whoever listens calls `reply` for each `approval.requested`. Otherwise nobody is there to be asked,
         and the configuration's `headless` decides.
@@ -75,42 +77,71 @@ class RunHandle:
             raise failure
 
     async def _pump(self, send: trio.MemorySendChannel[Numbered | Gap], after: int, answers: bool) -> None:
+        async with send:
+            with contextlib.suppress(CallerError, ActorDied):  # nothing follows
+                while not await self._tell(send, after, answers):
+                    await self._look_again()
+
+    async def _tell(self, send: trio.MemorySendChannel[Numbered | Gap], after: int, answers: bool) -> bool:
+        """Until the run has ended, the listener has gone, or nothing follows in this feed: then False."""
         bell = Bell()
-        self._feed.attach(bell.ring, answers=answers)
+        feed = self._feed
+        feed.attach(bell.ring, answers=answers)
         try:
-            async with send:
-                cursor = after
-                while True:
-                    piece = self._feed.log.read(cursor, _PIECE_BYTES)
-                    if isinstance(piece, Gap):
-                        await send.send(piece)
-                        cursor = max(self._feed.log.first_seq - 1, 0)
-                        continue
-                    for body in piece.events:
-                        event = events.decode(codec.parse(body))
-                        if event is not None:
-                            await send.send(event)
-                    cursor = piece.cursor
-                    if cursor < self._feed.log.last_seq:
-                        continue
-                    if self._feed.ended:
-                        return
-                    await bell.wait()
+            cursor = after
+            while True:
+                piece = feed.log.read(cursor, _PIECE_BYTES)
+                if isinstance(piece, Gap):
+                    await send.send(piece)
+                    cursor = max(feed.log.first_seq - 1, 0)
+                    continue
+                for body in piece.events:
+                    event = events.decode(codec.parse(body))
+                    if event is not None:
+                        await send.send(event)
+                cursor = piece.cursor
+                if cursor < feed.log.last_seq:
+                    continue
+                if feed.ended or feed.closed is not None:
+                    return feed.ended
+                await bell.wait()
         except trio.BrokenResourceError:
-            return  # the listener closed its end
+            return True  # the listener closed its end
         finally:
-            self._feed.detach(bell.ring)
+            feed.detach(bell.ring)
+
+    async def _look_again(self) -> None:
+        """The feed is closed and the run has not ended: it waits, and its session has left memory or was deleted.
+        Raises CallerError unknown_run, draining."""
+        feed = await self._registry.watch_run(self.id)
+        if feed is self._feed:
+            raise CallerError("draining", "the engine is being closed")
+        self._feed = feed
 
     async def wait(self) -> RunRecord:
-        """The run when it has ended. Cancelling this does not stop the run. Nobody is asked here: see `events`."""
+        """The run when it has ended. Cancelling this does not stop the run. Nobody is asked here: see `events`.
+
+        Raises CallerError of a run that waits, and will not begin in this engine: unknown_run when its session is
+        deleted, draining when the engine is closed.
+        """
+        while not await self._wait_end():
+            try:
+                await self._look_again()
+            except ActorDied as exc:
+                raise CallerError("draining", "the engine has been closed") from exc
+        return self._feed.run
+
+    async def _wait_end(self) -> bool:
+        """False if the feed is closed before."""
         bell = Bell()
-        self._feed.attach(bell.ring, answers=False)
+        feed = self._feed
+        feed.attach(bell.ring, answers=False)
         try:
-            while not self._feed.ended:
+            while not feed.ended and feed.closed is None:
                 await bell.wait()
         finally:
-            self._feed.detach(bell.ring)
-        return self._feed.run
+            feed.detach(bell.ring)
+        return feed.ended
 
     async def reply(
         self, call_id: str, decision: Decision, reason: str | None = None, content: codec.Json = None

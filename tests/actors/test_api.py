@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import actors
 from actors._ask import ActorDied
 from actors.api import open_engine
+from actors.session import Session
 from engine.codec import DecodeError
 from engine.commands import StartRun
 from engine.config import Config
@@ -215,6 +217,66 @@ async def test_waiting_for_a_run_does_not_hold_it(staged: Staged) -> None:
 
 
 # ------------------------------------------------------------------ tools
+async def test_a_run_that_waits_for_nothing_any_more_is_not_waited_for(staged: Staged) -> None:
+    """Its session is deleted, or the engine is closed: it has no end that could be told."""
+    ends: list[str] = []
+
+    async def wait(run: actors.RunHandle) -> None:
+        with pytest.raises(CallerError) as caught:
+            await run.wait()
+        ends.append(caught.value.code)
+
+    async def listen(run: actors.RunHandle) -> None:
+        assert await heard(run) == []
+        ends.append("heard")
+
+    async with trio.open_nursery() as nursery, staged() as stage:
+        run, _ = await stage.begin()
+        session = await stage.engine.session(await stage.session_of(run))
+        deleted = await session.start("one", when_busy="queue")
+        nursery.start_soon(wait, deleted)
+        nursery.start_soon(listen, deleted)
+        await wait_all_tasks_blocked()
+        await session.delete()
+        while len(ends) < 2:
+            await trio.lowlevel.checkpoint()
+        assert sorted(ends) == ["heard", "unknown_run"]
+        ends.clear()
+        run, _ = await stage.begin()
+        session = await stage.engine.session(await stage.session_of(run))
+        waiting = await session.start("two", when_busy="queue")
+        nursery.start_soon(wait, waiting)
+        nursery.start_soon(listen, waiting)
+        await wait_all_tasks_blocked()
+    assert sorted(ends) == ["draining", "heard"]
+
+
+async def test_a_run_that_waits_is_followed_into_its_sessions_next_life(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged() as stage, trio.open_nursery() as nursery:
+        run, _ = await stage.begin()
+        session = await stage.engine.session(await stage.session_of(run))
+        waiting = await session.start("one", when_busy="queue")
+        told: list[Numbered | Gap] = []
+
+        async def listen() -> None:
+            told.extend(await heard(waiting))
+
+        async def crash(self: Session, start: StartRun) -> None:
+            raise RuntimeError("a defect")
+
+        nursery.start_soon(listen)
+        await wait_all_tasks_blocked()
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "_start", crash)
+            with pytest.raises(BaseException):  # noqa: B017 - ActorDied, by whatever way
+                await session.start("two", when_busy="queue")
+        (await stage.models.call()).end()
+        assert (await waiting.wait()).status == "completed"
+    assert kinds(events_of(told))[0] == "run.started" and kinds(events_of(told))[-1] == "run.finished"
+
+
 async def test_functions_are_tools(staged: Staged) -> None:
     main = threading.get_ident()
     threads: list[bool] = []
