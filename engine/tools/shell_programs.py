@@ -75,7 +75,7 @@ _OPTION_RUNS: Final = {
     "osascript": _begins("-e"),
     "m4": _begins(r"(?s:.*syscmd)"),
     "dc": _begins(r"(?s:.*!)"),
-    "sqlite3": _begins(r"(?s:\s*\.)", "--?cmd", "--?init", r"(?s:.*\n\s*\.)"),
+    "sqlite3": _begins(r"(?s:\s*\.)", "--?cmd", "--?init", r"(?s:.*\n[ \t]*\.)"),
     "psql": _begins(r"(?s:.*(?:\\|program))", "--?f"),
     "mysql": _begins(r"(?s:.*(?:\\!|system))", "--pager"),
     # options that name a program
@@ -227,8 +227,9 @@ def _harmless(script: str) -> bool:
     marks = set(re.findall(r"[sy]([/|,#:@!%+_])", script))
     if re.search(r"(?:\A|[\s;,{}!])/", script):
         marks.add("/")
-    if any(re.search(rf"\[[^\]]*{re.escape(mark)}", script) for mark in marks):
-        return False  # where such a text ends depends on the sed
+    for piece in script.split("]"):
+        if "[" in piece and not marks.isdisjoint(piece[piece.index("[") :]):
+            return False  # where such a text ends depends on the sed
     at = 0
     while at < len(script):
         step = _SED_STEP.match(script, at)

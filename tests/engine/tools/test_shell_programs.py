@@ -206,8 +206,24 @@ def test_a_script_for_sed_that_is_harmless_runs_and_writes_nothing(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "text",
-    ["vi -c 'a b' ", "sudo vi ", "X='a b' ", "python -c 'a b' ", "socat a:exec ", "git -c a.b='c d' ", "awk '|' "],
+    [
+        "vi -c 'a b' ",
+        "sudo vi ",
+        "X='a b' ",
+        "python -c 'a b' ",
+        "socat a:exec ",
+        "git -c a.b='c d' ",
+        "awk '|' ",
+    ],
 )
 def test_long_commands_take_a_part_of_a_second(text: str) -> None:
     """What went back over the text for each of its words would take minutes."""
     assert decision(text * (TEXT_MAX // len(text))) in ("ask", "deny")
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "answer"), [("sed", "s|" + "[" * 16_000, True), ("sqlite3", "\n " * 8000, False)]
+)
+def test_a_long_argument_is_looked_at_once(program: str, text: str, answer: bool) -> None:
+    """A second each, when what follows was looked at anew from each place."""
+    assert all(runs(program, [text]) is answer for _ in range(20))
