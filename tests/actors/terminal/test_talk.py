@@ -270,7 +270,8 @@ class Life:
         await self._over.wait()
 
 
-async def test_a_run_that_a_restart_has_ended_is_shown_as_it_is_stored(staged: Staged) -> None:
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_run_that_a_restart_has_ended_is_shown_as_it_is_stored(staged: Staged, goes_on: bool) -> None:
     async with trio.open_nursery() as nursery:
         first, second = Life(staged), Life(staged)
         stage, line = await nursery.start(first.run)
@@ -281,19 +282,21 @@ async def test_a_run_that_a_restart_has_ended_is_shown_as_it_is_stored(staged: S
             call.text("a beginning")
             await until_shown(talk, screen, "a beginning")
             line.down = True
-            await first.end()
+            await line.cut()
             await screen.until(lambda: talk.waiting is not None)
+            await first.end()
             stage, again = await nursery.start(second.run)
-            # Somebody else goes on before this client is back.
             session = await stage.engine.session(talk.session_id or "")
-            await said(stage, session, "more")
+            if goes_on:  # somebody else, before this client is back
+                await said(stage, session, "more")
             line.url, line.down = again.url, False
             talk.connect_now()
             await screen.until(lambda: talk.connected)
-            await until_shown(talk, screen, "to more")
+            await until_shown(talk, screen, "to more" if goes_on else "[stopped]")
+            await screen.until(lambda: not talk._cursors)  # all is told
             shown = await lines_of(talk, screen)
-            assert shown == ["> begin", ": a thought", "a beginning", "[stopped]", "> more", "to more"]
-            await screen.until(lambda: not talk.busy)
+            more = ["> more", "to more"] if goes_on else []
+            assert shown == ["> begin", ": a thought", "a beginning", "[stopped]", *more] and not talk.busy
             # The next one is told as it comes.
             await said(stage, session, "and more")
             await until_shown(talk, screen, "to and more")
