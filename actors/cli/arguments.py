@@ -109,7 +109,8 @@ def _serve(command: _Command) -> None:
         "greenroom serve --listen 0.0.0.0:8765 --tls-cert cert.pem --tls-key key.pem",
         description="Run the daemon in the foreground. Prints `greenroom ready URL` on standard output when it can be\n"
         "used and logs on standard error. SIGTERM or Ctrl-C end it: active runs get their time, a second signal cuts "
-        "it short.",
+        "it short.\nUnder a supervisor such as systemd it says when it is ready (NOTIFY_SOCKET, WATCHDOG_USEC) and "
+        "listens at\nthe sockets that were opened for it (LISTEN_FDS).",
     )
     parser.add_argument("--listen", metavar="WHERE", help="host:port, port 0 for a free one, or unix:/path")
     parser.add_argument(

@@ -20,7 +20,7 @@ SERVER = Path(__file__).parents[1] / "actors" / "mcp_server.py"
 
 def examine(folder: Path, *words: str, code: int = 0) -> dict[str, dict[str, Any]]:
     """Each check by its title. Where the address is taken does not matter here: it is another daemon's."""
-    told = json.loads(answer(greenroom(folder, "doctor", "--json", *words), code))
+    told = json.loads(answer(greenroom(folder, "doctor", "--json", "--timeout", "50s", *words), code))
     assert told["exit"] == code
     return {f"{one['area']} {one['name']}".strip(): one for one in told["checks"]}
 
@@ -31,6 +31,7 @@ def test_a_daemon_its_model_and_its_tool_server_are_well(tmp_path: Path) -> None
             f'listen = "127.0.0.1:0"\n'
             f'[models.local]\nprovider = "openai"\nbase_url = "{model.url}"\nmodel = "stream"\n'
             f'[toolsets.files]\nkind = "builtin"\n'
+            f'[limits]\ntoolset_first_wait = "60s"\n'
             f'[toolsets.server]\nkind = "mcp"\ncommand = "{sys.executable}"\nargs = ["{SERVER}"]\n'
         )
         with daemon(tmp_path / "data", config) as process:

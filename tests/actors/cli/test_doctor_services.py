@@ -238,8 +238,10 @@ def program(folder: Path, text: str) -> str:
     return str(path)
 
 
-async def try_out(folder: Path, chosen: ToolsetConfig, daemons: dict[str, Any] | None = None) -> Result:
-    limits = attrs.evolve(DEFAULT, toolset_start_timeout=20.0)
+async def try_out(
+    folder: Path, chosen: ToolsetConfig, daemons: dict[str, Any] | None = None, patience: float = LIMIT
+) -> Result:
+    limits = attrs.evolve(DEFAULT, toolset_first_wait=patience)
     with trio.fail_after(LIMIT):
         async with open_spools(folder, limits) as spools, open_guard(limits) as guard:
             result = await doctor_tools.check("time", chosen, limits, guard, spools, daemons)
@@ -258,6 +260,8 @@ async def test_a_good_tool_server_and_what_the_daemon_says_of_it(tmp_path: Path)
     told = await try_out(tmp_path, good_server(tools=("echo", "nothing")))
     assert told.state == "warning"
     assert "but not nothing" in told.text or "nothing" in told.text
+    told = await try_out(tmp_path, good_server(), patience=0.001)
+    assert told.state == "warning" and 'restart = "always"' in told.advice[0]
     told = await try_out(tmp_path, good_server(), {"name": "time", "state": "failed", "error": {"message": "no key"}})
     assert told.state == "warning"
     assert "in the daemon it has failed: no key" in told.text
