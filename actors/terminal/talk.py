@@ -22,25 +22,18 @@ import trio
 
 from actors.client.connect import BACKOFF, Client
 from actors.client.errors import ClientError, ConnectionLost, NoDaemon, RemoteError
-from actors.client.watch import SessionWatch
+from actors.terminal import pages
 from actors.terminal.conversation import ENTRIES_MAX, Conversation
-from actors.terminal.texts import UNFOLDED_BYTES, Piece, pieces_of, whole
-from engine.limits import DEFAULT, MIB
+from actors.terminal.pages import FollowedSession
+from actors.terminal.texts import UNFOLDED_BYTES, Piece
+from engine.limits import MIB
 
 # Opens a client that does not reconnect by itself; with True it starts a daemon if none runs.
 Opener = Callable[[bool], AbstractAsyncContextManager[Client]]
 WhenBusy = Literal["queue", "steer"]
 How = Literal["ask", "allow", "deny"]
 
-PAGE: Final = 50
-# Older messages come in larger pages (which end at 256 KiB): fewer round trips for who goes far back.
-OLDER_PAGE: Final = 200
 SESSIONS_SHOWN: Final = 100
-# Of one entry that is looked at or copied; what an answer may have by default. Beyond it the rest is named.
-TEXT_BYTES: Final = DEFAULT.answer_bytes
-_READ_BYTES: Final = 64 * 1024
-# Pages on the way to a message whose own cursor is not known: 10,000 messages.
-_PAGES_MOST: Final = 200
 # Requests at the same time of what the person does; the daemon takes 32 of a connection.
 _ACTIONS_MOST: Final = 8
 _COPY_BYTES: Final = MIB
@@ -213,7 +206,7 @@ class Talk:
 
     async def _follow(self, client: Client, begun: Callable[[], None]) -> None:
         assert self.session_id is not None
-        watch = _Watch(client, self.session_id, self._cursors)
+        watch = FollowedSession(client, self.session_id, self._cursors)
         with contextlib.closing(watch):
             await watch.begin()
             await self._attach(client, watch)
@@ -240,23 +233,14 @@ class Talk:
         else:
             await client.wait_lost()  # the daemon goes away
 
-    async def _attach(self, client: Client, watch: _Watch) -> None:
-        conversation, before = self.conversation, self.conversation.run
+    async def _attach(self, client: Client, watch: FollowedSession) -> None:
+        conversation = self.conversation
         watch.begun_anew = False
         conversation.session = (await self._ask(client, "session.get"))["session"]
         if conversation.needs_page:
             conversation.repair(await self._page(client))
         if not watch.asked_after:
             conversation.attach(await self._page(client), watch.runs)
-        if before is not None and all(run["run_id"] != before.id for run in watch.runs):
-            await self._tell_lost(client, before.id)
-
-    async def _tell_lost(self, client: Client, run_id: str) -> None:
-        """That a run was interrupted: if nothing of it was stored, the transcript does not tell."""
-        with contextlib.suppress(RemoteError):  # the run is gone, too
-            run = (await client.request("run.get", {"run_id": run_id}))["run"]
-            if run["status"] == "interrupted":
-                self._screen.note("interrupted: the daemon lost the run", serious=True)
 
     async def _begin_anew(self, client: Client) -> None:
         """Without the index of what was long ago."""
@@ -269,8 +253,8 @@ class Talk:
         return await client.request(method, {"session_id": self.session_id, **params})
 
     async def _page(self, client: Client, cursor: str | None = None, limit: int | None = None) -> dict[str, Any]:
-        more = {} if cursor is None else {"cursor": cursor}
-        return await self._ask(client, "session.messages", limit=limit or PAGE, **more)
+        assert self.session_id is not None
+        return await pages.page_of(client, self.session_id, cursor, limit)
 
     def _show(self, session_id: str | None) -> None:
         self.session_id = session_id
@@ -357,7 +341,7 @@ class Talk:
 
         async def load(client: Client) -> None:
             try:
-                page = await self._page(client, cursor, OLDER_PAGE)
+                page = await self._page(client, cursor, pages.OLDER_PAGE)
                 if conversation is self.conversation:
                     conversation.older(page)
             finally:
@@ -470,77 +454,18 @@ class Talk:
         assert client is not None
         while True:
             wanted = self._wanted
-            if not await self._fetch_some(client):
-                await wanted.wait()
-                if wanted is self._wanted:
-                    self._wanted = trio.Event()
-
-    async def _fetch_some(self, client: Client) -> bool:
-        """One page of what the view wants; whether there may be more."""
-        conversation = self.conversation
-        ids = [id for id in conversation.view.wanted if id in conversation.places]
-        if not ids:
-            return False
-        cursor: str | None = conversation.cursor(ids[-1])
-        with contextlib.suppress(RemoteError):  # the session or the text is gone
-            for _ in range(_PAGES_MOST):
-                page = await self._page(client, cursor)
-                for piece in conversation.provide(page):
-                    text = await self._read(client, piece, TEXT_BYTES)
-                    conversation.supply(whole(piece, text))
-                cursor = page.get("next_cursor")
-                if ids[-1] not in conversation.view.wanted or cursor is None:
-                    break
-        if ids[-1] in conversation.view.wanted:
-            conversation.give_up(ids[-1])
-        self._screen.changed()
-        return True
+            if self.session_id is not None and await pages.fetch_some(client, self.session_id, self.conversation):
+                self._screen.changed()
+                continue
+            await wanted.wait()
+            if wanted is self._wanted:
+                self._wanted = trio.Event()
 
     async def _find(self, client: Client, entry_id: str, *, unfolded: bool, most: int) -> Piece | None:
-        """An entry with all of its text (up to `most` bytes)."""
-        cursor = self.conversation.cursor(entry_id)
-        for _ in range(_PAGES_MOST):
-            page = await self._page(client, cursor)
-            for message in page["messages"]:
-                for piece in pieces_of(message, {entry_id} if unfolded else frozenset()):
-                    if piece.id == entry_id:
-                        return piece if piece.handle is None else whole(piece, await self._read(client, piece, most))
-            if (cursor := page.get("next_cursor")) is None:
-                break
-        return None
-
-    async def _read(self, client: Client, piece: Piece, most: int) -> str:
-        """The text behind a handle, as far as `most` bytes."""
-        pieces: list[str] = []
-        offset: int | None = 0
-        total = 0
-        while offset is not None and offset < most:
-            limit = min(_READ_BYTES, most - offset)
-            read = await client.request("output.read", {"handle": piece.handle, "offset": offset, "limit": limit})
-            pieces.append(read.get("text", ""))
-            offset, total = read.get("next_offset"), read["total"]
-        if offset is not None:
-            pieces.append(f"\n[… {total - offset:,} bytes more]")
-        return "".join(pieces)
+        assert self.session_id is not None
+        return await pages.find(client, self.session_id, self.conversation, entry_id, unfolded=unfolded, most=most)
 
 
 async def _cancel_when(switched: trio.Event, scope: trio.CancelScope) -> None:
     await switched.wait()
     scope.cancel(reason="another session is shown")
-
-
-class _Watch(SessionWatch):
-    """Knows whether it was begun again (because its inbox was full), and after which cursors."""
-
-    def __init__(self, client: Client, session_id: str, after: dict[str, int]) -> None:
-        super().__init__(client, session_id, after)
-        self.begun_anew = False
-        self.asked_after: dict[str, int] = {}
-        self.runs: list[dict[str, Any]] = []
-
-    async def begin(self) -> dict[str, Any]:
-        self.asked_after = dict(self.cursors)
-        result = await super().begin()
-        self.runs = result["runs"]
-        self.begun_anew = True
-        return result

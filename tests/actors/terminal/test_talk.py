@@ -11,8 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.api import SessionHandle
 from actors.client import Client, NoDaemon, RemoteError, connect
-from actors.terminal import conversation, places
-from actors.terminal import talk as talks
+from actors.terminal import conversation, pages, places
 from actors.terminal.cache import Texts
 from actors.terminal.talk import How, Talk
 from engine.config import Permissions
@@ -475,8 +474,8 @@ async def test_approve_answers_by_itself(staged: Staged, how: How) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of a few messages, and next to nothing at hand."""
-    monkeypatch.setattr(talks, "PAGE", 4)
-    monkeypatch.setattr(talks, "OLDER_PAGE", 6)
+    monkeypatch.setattr(pages, "PAGE", 4)
+    monkeypatch.setattr(pages, "OLDER_PAGE", 6)
     monkeypatch.setattr(places, "MARK_STEP", 3)
     monkeypatch.setattr(conversation, "Texts", lambda: Texts(2000))
 
