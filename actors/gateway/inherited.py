@@ -34,7 +34,7 @@ def take_inherited(environ: MutableMapping[str, str], first: int = FIRST) -> lis
         environ.pop(name, None)
     if pid != str(os.getpid()) or not count.isascii() or not count.isdigit():
         return []
-    if int(count) > SOCKETS_MAX:
+    if len(count) > 9 or int(count) > SOCKETS_MAX:
         raise OSError(f"LISTEN_FDS says {count[:10]} sockets: at most {SOCKETS_MAX} are expected")
     taken: list[socket.socket] = []
     try:

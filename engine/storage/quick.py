@@ -49,7 +49,7 @@ def _problems(connection: sqlite3.Connection, give_up: Callable[[], bool]) -> tu
     try:
         found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_PROBLEMS})")]
     except sqlite3.DatabaseError as exc:
-        match exc.sqlite_errorcode & 0xFF:  # the primary code
+        match getattr(exc, "sqlite_errorcode", 0) & 0xFF:  # the primary code; errors of the driver have none
             case sqlite3.SQLITE_INTERRUPT:
                 return None
             case sqlite3.SQLITE_CORRUPT:  # so damaged that it cannot be looked through
