@@ -15,18 +15,19 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock
 
 from actors.cli import doctor_data, doctor_system
-from actors.cli.doctor import lines
+from actors.cli.doctor import _tls, lines
 from actors.cli.doctor_checks import AT_ONCE, PROGRESS, Check, Result, clean, failed, good, known, of, run
 from actors.logs import hide
-from engine.config import Config
+from engine.config import Config, Tls
 from engine.config_values import Listen
 from engine.limits import DEFAULT, GIB, MIB
 from engine.storage import database
 
-LIMIT = 20.0  # absolute, for a test that hangs
+LIMIT = 60.0  # absolute, for a test that hangs
 
 
 def check(name: str, seconds: float = 0.0, result: Result | None = None, raises: Exception | None = None) -> Check:
@@ -122,6 +123,15 @@ def test_lines_have_what_to_do_below_them() -> None:
     long = lines(one, failed("word " * 40), 60)
     assert len(long) > 2
     assert all(len(line) <= 60 for line in long)
+
+
+def test_the_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "both.pem"
+    tls = Tls(cert_file=str(file), key_file=str(file))
+    told = _tls(tls)
+    assert told.state == "failed" and str(file) in told.text and "[tls]" in told.advice[0]
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(file)
+    assert _tls(tls).state == "good"
 
 
 # ------------------------------------------------------------------ the data directory
