@@ -67,6 +67,7 @@ class Conversation:
         self.resolved: list[tuple[str, dict[str, Any]]] = []  # how they were, by run; the caller clears it
         self.closed: str | None = None  # why the watch has ended
         self.needs_page = False
+        self.older_refused = False  # the daemon would not give what is before
         self.steered: list[dict[str, Any]] = []  # what the run takes in with its next turn
         self._open_from: int | None = None  # the first message of a run that was not told to its end
         self._messages: dict[str, int] = {}  # the numbers of its messages
@@ -82,7 +83,7 @@ class Conversation:
     # -------------------------------------------------------------- what the daemon says
     def attach(self, page: dict[str, Any], runs: Iterable[dict[str, Any]] = ()) -> None:
         """The newest page of messages, read after the watch had begun; `runs` as its result has them."""
-        self.needs_page = False
+        self.needs_page = self.older_refused = False
         active = {run["run_id"] for run in runs if run["status"] not in TERMINAL and run["status"] != "queued"}
         self._end_run()
         self._join(page, [message for message in page["messages"] if message["info"].get("run_id") not in active])
@@ -99,6 +100,8 @@ class Conversation:
         if snapshot is None or snapshot["status"] in TERMINAL:
             self._end_run()
             self._join(page, messages)
+            if snapshot is not None:
+                self._tell_lost(snapshot, messages)
             return
         at = next((at for at, each in enumerate(messages) if each["info"]["id"] == snapshot["message_id"]), None)
         run_id = snapshot["run_id"]
@@ -373,6 +376,12 @@ class Conversation:
             self._update_call({**part, "part_id": part["id"]})
         elif (shown := texts.piece_of(part)) is not None:
             self._put(shown, message_id)
+
+    def _tell_lost(self, snapshot: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+        """That a run was interrupted before anything of its answer was stored: no message of it tells."""
+        last = messages[-1]["info"] if messages else {}
+        if last.get("role") == "user" and last.get("run_id") == snapshot["run_id"]:
+            self._tell_end(last["id"], snapshot["status"], None)
 
     # -------------------------------------------------------------- entries
     def _put(self, piece: Piece, message_id: str) -> None:

@@ -172,7 +172,7 @@ def test_sessions_are_listed_found_and_opened_and_a_resize_wraps_anew(host: Daem
         screen.expect("Hello from the model server.", "Enter: send")
         screen.type(SESSIONS)
         screen.expect("type to filter", "!stream n=40", "!greeting other")
-        screen.type("n=40")
+        screen.type("n=40 text")  # at once: what was found for the whole of it counts
         screen.until(lambda: screen.text.count("!greeting other") <= 2, "the list without the other session")
         screen.type("\r")
         screen.expect("w39_", "> !stream n=40")
@@ -195,7 +195,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_come_back_to(
         screen.expect("reconnecting")
         screen.type("!stream n=3 text=after{n}_")  # written while nobody is there
         with daemon(folder, config(service), "--listen", first.url.removeprefix("http://")):
-            screen.expect("· connected", "before0_before1_before2_", "Enter: send")
+            screen.expect("· connected", "before0_before1_before2_", "Enter: send", "interrupted")
             # What of the answer was on the disk is there, once, and nothing else of it.
             stored = trio.run(answers, folder)
             assert stored[0] == "before0_before1_before2_" and len(stored) <= 2
@@ -246,6 +246,12 @@ def test_nor_what_a_call_asks_for_or_a_person_pastes(host: DaemonProcess, place:
         screen.expect("[stopped]", "Enter: send")
         screen.type("\x1b[200~pasted \x9b31m\u202etxt\x07\x85\u200b end\x1b[201~")
         screen.expect(re.compile("│ .*pasted.* end"))
+        screen.type(SESSIONS)
+        screen.expect("type to filter")
+        screen.type("\x1b[200~found \x9b31m\u202etxt\u200b end\x1b[201~")
+        screen.expect(re.compile("│ found .* end"))
+        screen.type(ESCAPE)
+        screen.expect_gone("type to filter")
         leave(screen)
 
 
