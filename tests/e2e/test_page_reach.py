@@ -14,7 +14,7 @@ from tests.e2e.test_cli import answer, greenroom
 from tests.e2e.test_page import go, shoot, sign_in, write
 from tests.e2e.wire import DaemonProcess, connect, daemon
 
-LIMIT = 60.0
+LIMIT = 120.0
 CONFIG = """
 [permissions]
 ask = ["files.list_directory", "files.read_file"]
@@ -279,6 +279,9 @@ async def test_what_the_daemon_holds_is_drawn(server: DaemonProcess, browser: st
             names = await tab.evaluate(every(".legend th[scope=row]", "innerText.trim()"))
             assert set(names) == {name.replace("_", " ") for name in stats["memory"]["owned"]}
             assert "MB" in await tab.text(".tile .value")
+            # The last hour, as the daemon has it: what is older than ten minutes is drawn with it.
+            await tab.click(".holds .modes label", "1 hour")
+            await tab.until("document.querySelector('.holds .modes input:checked').parentElement.innerText === '1 hour'")
             # A moment is picked by key.
             await tab.evaluate("document.querySelector('.figure').focus()")
             await tab.key("ArrowLeft")

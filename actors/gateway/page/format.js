@@ -32,6 +32,14 @@ export function duration(ms) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
+/** A long time in one word. */
+export function roughly(ms) {
+  const seconds = Math.floor(ms / 1000);
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
+  return seconds < 172_800 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86400)} d`;
+}
+
 /** How long ago, in words; a date when it is longer than a week. */
 export function ago(at, now = Date.now()) {
   const seconds = Math.max(0, (now - at) / 1000);

@@ -152,7 +152,10 @@ function show() {
   }
   if (route.view === "session") conversation.open(route.id);
   else if (route.view === "new") start.open();
-  else poll();
+  else {
+    view.opened?.();
+    poll();
+  }
   showHead();
   const wasOpen = find("side").classList.contains("open");
   drawer(false);

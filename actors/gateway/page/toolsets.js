@@ -19,10 +19,6 @@ export class Toolsets {
     this.period = 3000;
   }
 
-  anew() {
-    return this.refresh();
-  }
-
   async refresh() {
     const { toolsets } = await this._link.request("toolset.list");
     const wanted = toolsets.map((toolset) => {
