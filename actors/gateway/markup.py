@@ -1,7 +1,7 @@
 """Markdown to HTML for pages: on the loop, a little at a time, one text after the other.
 
-A text of the greatest size takes some 60 ms of CPU, made to cost the most some 200. It is done in steps of about a
-millisecond, at the very worst ten (engine/rendering/html.py), and between two of them every other task of the daemon
+A text of the greatest size takes some 60 ms of CPU, made to cost the most some 200. It is done in steps of a quarter of
+a millisecond, at the very worst ten (engine/rendering/html.py), and between two of them every other task of the daemon
 has its turn: also with many pages a run waits for one step, not for a text. In a thread it would hold the interpreter
 longer at a time.
 """

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from types import MappingProxyType
@@ -50,7 +51,7 @@ def inline(text: str) -> str:
             before = value, address
             _change(opened, _tags(value, address), out)
         out.append(escape(piece))
-    _change(opened, [], out)
+    _change(opened, (), out)
     return "".join(out)
 
 
@@ -63,20 +64,24 @@ def code(runs: Iterable[Run]) -> str:
     return "".join(out)
 
 
-def _tags(value: int, address: str | None) -> list[str]:
+def _tags(value: int, address: str | None) -> tuple[str, ...]:
     """The start tags around a piece, outermost first."""
-    role, bits = role_of(value), attributes_of(value)
     link = None if address is None else link_of(address)
-    tags = [] if link is None else [link]
-    tags += [f"<{name}>" for bit, name in _ELEMENTS if bits & bit]
+    return _styled(value, False) if link is None else (link, *_styled(value, True))
+
+
+@functools.cache  # of each style, of which there are 300
+def _styled(value: int, linked: bool) -> tuple[str, ...]:
+    role, bits = role_of(value), attributes_of(value)
+    tags = [f"<{name}>" for bit, name in _ELEMENTS if bits & bit]
     if role is Role.CODE:
         tags.append("<code>")
-    elif role is Role.URL and link is None:
+    elif role is Role.URL and not linked:
         tags.append("<span class='url'>")
-    return tags
+    return tuple(tags)
 
 
-def _change(opened: list[str], wanted: list[str], out: list[str]) -> None:
+def _change(opened: list[str], wanted: tuple[str, ...], out: list[str]) -> None:
     """End and begin elements so that the wanted ones are open."""
     same = 0
     while same < min(len(opened), len(wanted)) and opened[same] == wanted[same]:
