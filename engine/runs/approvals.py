@@ -38,6 +38,7 @@ class Approvals:
 
     def __init__(self) -> None:
         self._waiting: dict[str, ApprovalRequested] = {}
+        self._asked: list[str] = []
         self._deciding: dict[str, ApprovalRequested] = {}  # resolved, and not stored yet
         self._resolved: dict[str, Resolution] = {}
 
@@ -52,6 +53,7 @@ class Approvals:
 
     def request(self, request: ApprovalRequested) -> None:
         assert request.call_id not in self._waiting and request.call_id not in self._resolved, "a call is asked once"
+        self._asked.append(request.call_id)
         self._waiting[request.call_id] = request
 
     def resolve(self, call_id: str, resolution: Resolution) -> ApprovalResolved | None:
@@ -88,8 +90,10 @@ class Approvals:
         return self._resolved.get(call_id)
 
     def shown(self) -> list[orjson.Fragment]:
-        """`pending_approvals` of a snapshot: what `approval.requested` said of each."""
-        return [orjson.Fragment(codec.dump(request)) for request in self._waiting.values()]
+        """`pending_approvals` of a snapshot: what `approval.requested` said of each. A decision that is not stored yet
+        is told behind the snapshot, or comes to nothing."""
+        pending = self._waiting | self._deciding
+        return [orjson.Fragment(codec.dump(pending[call_id])) for call_id in self._asked if call_id in pending]
 
 
 def already_resolved(decision: str, by: str) -> CallerError:

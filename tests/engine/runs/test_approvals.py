@@ -57,11 +57,23 @@ def test_what_waits_is_shown_in_the_order_in_which_it_was_asked(approvals: Appro
     approvals.request(request("three"))
     approvals.resolve("two", by_client("allow_always"))
     assert approvals.waiting == ("one", "three")
+    approvals.stored("two")
     shown = orjson.loads(orjson.dumps(approvals.shown()))
     assert shown == [
         {"call_id": call_id, "tool": "shell.run", "input": {"command": "ls"}, "question": "why", "expires_at": 9}
         for call_id in ("one", "three")
     ]
+
+
+def test_who_comes_while_a_decision_is_stored_is_shown_what_waited(approvals: Approvals) -> None:
+    """If the disk refuses it, it waits as before, and no event says so."""
+    approvals.request(request("three"))
+    approvals.resolve("two", by_client("allow"))
+    for _ in range(2):
+        shown = orjson.loads(orjson.dumps(approvals.shown()))
+        assert [one["call_id"] for one in shown] == ["one", "two", "three"]
+        if "two" not in approvals.waiting:
+            approvals.reopen("two")
 
 
 def test_what_allows() -> None:
