@@ -56,6 +56,7 @@ class Screen(Protocol):
 
 @attrs.frozen(slots=True)
 class Outgoing:
+    session_id: str | None  # None: one that has to be made
     text: str
     when_busy: WhenBusy
     key: str = attrs.field(factory=lambda: uuid.uuid4().hex)
@@ -105,6 +106,12 @@ class Talk:
         return self._model or (session or {}).get("model") or self.hello.get("default_model", "")
 
     @property
+    def has_older(self) -> bool:
+        """There are older messages, and they can be asked for now."""
+        here = self.conversation
+        return self.connected and not self.loading and not here.older_refused and here.places.before() is not None
+
+    @property
     def busy(self) -> bool:
         return self.conversation.run is not None
 
@@ -112,17 +119,20 @@ class Talk:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; started when the first connection and its session are there. Raises what prevents these."""
         starts, attempt = self.start, 0
+        failure: ClientError = ConnectionLost(1006)
         while True:
             try:
                 async with self._opener(starts) as client:
                     attempt = 0
                     await self._converse(client, task_status)
-                failure: ClientError = ConnectionLost(1006)
+                failure = ConnectionLost(1006)
             except (ConnectionLost, NoDaemon) as exc:
                 failure = exc
             except ClientError as exc:
                 if not self._welcomed:
                     raise
+                if str(exc) != str(failure):
+                    self._screen.note(str(exc), serious=True)  # it will not pass by itself, perhaps
                 failure = exc
             if not self._welcomed:
                 raise failure
@@ -269,7 +279,7 @@ class Talk:
         if self.outgoing is not None:
             self._screen.give_back(text)
             return
-        self.outgoing = Outgoing(text, when_busy)
+        self.outgoing = Outgoing(self.session_id, text, when_busy)
         self._given.set()
         self._screen.changed()
 
@@ -336,7 +346,7 @@ class Talk:
     def want_older(self) -> None:
         conversation = self.conversation
         cursor = conversation.places.before()
-        if cursor is None or self.loading:
+        if cursor is None or not self.has_older:
             return
 
         async def load(client: Client) -> None:
@@ -344,6 +354,9 @@ class Talk:
                 page = await self._page(client, cursor, pages.OLDER_PAGE)
                 if conversation is self.conversation:
                     conversation.older(page)
+            except RemoteError:
+                conversation.older_refused = True
+                raise
             finally:
                 self.loading = False
             self._screen.changed()
@@ -437,7 +450,7 @@ class Talk:
 
     async def _start_run(self, client: Client, given: Outgoing) -> dict[str, Any]:
         model = {} if self._model is None else {"model": self._model}
-        session_id = self.session_id
+        session_id = given.session_id
         if session_id is None:
             created = await client.request("session.create", {"cwd": self._cwd, "idempotency_key": given.key, **model})
             session_id = created["session"]["id"]

@@ -18,7 +18,7 @@ from actors.terminal.guest import Bridge
 from actors.terminal.talk import Talk, WhenBusy
 from actors.terminal.texts import one_line
 from actors.terminal.ui.approvals import Approvals
-from actors.terminal.ui.composer import Composer
+from actors.terminal.ui.composer import CHARACTERS_MAX, Composer
 from actors.terminal.ui.help import Help
 from actors.terminal.ui.sessions import Sessions
 from actors.terminal.ui.status import status_line
@@ -197,7 +197,7 @@ class ChatScreen(Screen[None]):
     def on_transcript_wants(self, message: Transcript.Wants) -> None:
         if self._talk.conversation.view.wanted:
             self._bridge.post(self._talk.want_texts)
-        if message.older and not self._talk.loading and self._talk.conversation.places.before() is not None:
+        if message.older and self._talk.has_older:
             self._bridge.post(self._talk.want_older)
 
     def on_transcript_unfold(self, message: Transcript.Unfold) -> None:
@@ -215,6 +215,8 @@ class ChatScreen(Screen[None]):
         elif not self._talk.connected:
             self.tell("no connection: the message stays in the box")
             self._bridge.post(self._talk.connect_now)
+        elif len(text) > CHARACTERS_MAX:
+            self.tell("too long to be sent: put it into a file and name that", serious=True)
         elif self._talk.outgoing is not None:
             self.tell("the message before is still being sent")
         else:

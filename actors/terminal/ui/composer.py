@@ -37,6 +37,7 @@ class Composer(TextArea):
         super().__init__(
             show_line_numbers=False, soft_wrap=True, tab_behavior="focus", highlight_cursor_line=False, **more
         )
+        self.cursor_blink = False  # nothing is drawn while nothing happens
 
     # Textual calls the handlers of the classes below, too, unless an event prevents that.
     async def _on_key(self, event: events.Key) -> None:
