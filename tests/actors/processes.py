@@ -15,7 +15,7 @@ from engine.limits import Limits
 
 NASTY = Path(__file__).with_name("nasty.py")
 ALL_TRICKS = ("deaf", "group", "session", "daemon", "deep")
-DEADLINE = 30  # seconds until a hanging test fails
+DEADLINE = 60  # seconds until a hanging test fails
 LOOK = 0.01
 ENV = {"PATH": os.environ["PATH"]}
 

@@ -22,7 +22,7 @@ from tests.actors.processes import read_until, until
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-servers"
 NODE = ROOT / ".servers" / "node_modules" / "@modelcontextprotocol"
-LIMIT = 60.0
+LIMIT = 120.0
 LISTENING = "0A"  # in /proc/net/tcp
 
 

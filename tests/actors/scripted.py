@@ -39,7 +39,7 @@ from engine.transcript.media import Shown, split
 from engine.transcript.records import FilePart
 from engine.transcript.window import Room
 
-LIMIT = 30.0
+LIMIT = 60.0
 NO_RULES = Permissions()
 # Answers of a call may wait for the run: more than any test sends at a time.
 WAITING = 4096

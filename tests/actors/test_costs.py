@@ -14,7 +14,7 @@ PRICE = Price(input=0.1, output=0.3, per="1K")
 
 async def test_costs_are_counted_once() -> None:
     config = Config(models={"demo": ModelConfig(provider="demo", price=PRICE)}, toolsets={})
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_engine(config) as engine:
             session = await engine.create_session()
             run = await session.start("count to 3")  # 3 words in, 3 out: 0.0003 + 0.0009
@@ -43,7 +43,7 @@ async def test_costs_are_counted_once() -> None:
 
 
 async def test_without_a_price_there_is_no_cost() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_engine(Config(toolsets={})) as engine:
             session = await engine.create_session()
             run = await session.start("count to 3")

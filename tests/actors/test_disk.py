@@ -20,7 +20,7 @@ from engine.limits import Limits
 from engine.storage import database
 from engine.storage.faults import UnusableStore
 
-LIMIT = 20.0
+LIMIT = 60.0
 Work = Callable[[sqlite3.Connection], Any]
 
 

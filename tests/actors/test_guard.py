@@ -19,6 +19,7 @@ from engine.limits import MIB, Limits
 from tests.actors.cancelling import cancelled_at
 from tests.actors.processes import (
     ALL_TRICKS,
+    DEADLINE,
     ENV,
     anonymous_kib,
     children,
@@ -524,7 +525,7 @@ trio.run(main)
 
 
 async def test_nothing_survives_a_killed_daemon() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(DEADLINE):
         daemon = await trio.lowlevel.open_process([sys.executable, "-c", DAEMON, ROOT], stdout=-1)
         assert daemon.stdout is not None
         async with daemon.stdout:
@@ -535,7 +536,7 @@ async def test_nothing_survives_a_killed_daemon() -> None:
             finally:
                 daemon.kill()
                 await daemon.wait()
-            with trio.fail_after(5):
+            with trio.fail_after(DEADLINE):
                 await until_gone(pids[1:])
                 await until(lambda: has_ended(pids[0]))  # when it is reaped is the init process's matter
 
@@ -546,7 +547,7 @@ sys.path[0:0] = sys.argv[1:2]
 from tests.actors.processes import *
 
 async def main():
-    with trio.fail_after(25):
+    with trio.fail_after(60):
         async with open_guard(adopts=True) as guard:
             first, _ = await spawn_nasty(guard, *ALL_TRICKS)
             await first.aclose()
@@ -599,13 +600,13 @@ trio.run(main)
 
 
 async def test_it_works_when_the_daemon_has_no_standard_streams(tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(DEADLINE):
         await trio.run_process([sys.executable, "-c", CLOSED, ROOT, str(tmp_path / "out")])
     assert (tmp_path / "out").read_bytes() == b"out\nerr\nexit code 0"
 
 
 async def test_descriptors_are_back_at_their_number() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(DEADLINE):
         before = descriptors()
         for _ in range(2):
             async with guarded() as guard:

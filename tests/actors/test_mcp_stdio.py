@@ -25,7 +25,7 @@ from engine.limits import MIB, Limits
 from engine.mcp.unescape import NotBase64
 from tests.actors import mcp_server
 
-LIMIT = 30.0
+LIMIT = 60.0
 MOST = Limits().tool_memory_bytes
 LIMITS = attrs.evolve(Limits(), spool_file_bytes=4 * MIB)
 

@@ -48,7 +48,7 @@ from engine.transcript.records import (
 from tests.model_formats import SIGNATURE
 from tests.model_server import ModelServer, model_server
 
-LIMIT = 30.0  # absolute, for a hung test
+LIMIT = 60.0  # absolute, for a hung test
 EACH_PROVIDER = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 

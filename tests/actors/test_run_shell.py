@@ -111,11 +111,11 @@ async def test_a_session_that_leaves_memory_keeps_its_jobs_and_a_deleted_one_non
 
 
 async def test_a_call_timeout_stops_the_command_and_what_it_wrote_is_told(staged: Staged, tmp_path: Path) -> None:
-    short = {"shell": ToolsetConfig(kind="builtin", call_timeout=0.3)}
+    short = {"shell": ToolsetConfig(kind="builtin", call_timeout=1.5)}
     async with staged(permissions=ALLOWED, toolsets=short) as stage:
         session = await stage.engine.create_session(cwd=str(tmp_path))
         told = await called(stage, session.id, "run", command="echo begun; exec sleep 1000", timeout=600)
-        assert told.startswith("begun\n[stopped after 0.3 s")
+        assert told.startswith("begun\n[stopped after 1.5 s")
 
 
 async def test_only_the_tools_that_are_configured(staged: Staged, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ async def test_the_end_of_the_engine_is_the_end_of_its_processes(staged: Staged,
 
 
 async def test_what_a_block_raises_comes_out_as_it_is(tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         with pytest.raises(ZeroDivisionError):
             async with open_engine(Config(), data_dir=tmp_path / "data"):
                 raise ZeroDivisionError

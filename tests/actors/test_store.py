@@ -32,7 +32,7 @@ from engine.storage.faults import UnusableStore
 from engine.transcript.records import AssistantMessage, Message, TextPart, UserMessage
 from engine.transcript.session import Session
 
-LIMIT = 20.0
+LIMIT = 60.0
 NOW = 1_700_000_000_000
 NEVER = 3600.0  # a delay that no test waits for
 SESSION = Session(id="ses_1", title="t", model="m", cwd="/", created_at=NOW, updated_at=NOW)

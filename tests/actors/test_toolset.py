@@ -312,7 +312,7 @@ async def test_a_toolset_that_ends_in_mid_call_gives_a_result() -> None:
 
 async def test_file_work_in_a_thread() -> None:
     toolbox = Toolbox([], find_in({}))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert await toolbox.in_thread(divmod, 7, 2) == (3, 1)
 
 

@@ -21,7 +21,7 @@ from engine.limits import Limits
 from engine.tools import search
 from engine.tools.spec import ToolContext, ToolResult
 
-DEADLINE = 30  # seconds until a hanging test fails
+DEADLINE = 60  # seconds until a hanging test fails
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from engine.limits import MIB, Limits
 from engine.tools.spec import ToolContext, ToolResult
 
 CONTEXT = ToolContext(session_id="ses_1", run_id="run_1", call_id="call_1", cwd="/folder")
-DEADLINE = 30  # seconds until a hanging test fails
+DEADLINE = 60  # seconds until a hanging test fails
 
 
 @asynccontextmanager

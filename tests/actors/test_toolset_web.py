@@ -24,7 +24,7 @@ from engine.storage.spool import Spool
 from engine.tools.fetch_rules import REDIRECTS_MAX, parse_network
 from engine.tools.spec import ToolContext, ToolResult
 
-DEADLINE = 30  # seconds until a hanging test fails
+DEADLINE = 60  # seconds until a hanging test fails
 LOOPBACK: list[object] = [parse_network("127.0.0.1")]
 CONTEXT = ToolContext(session_id="ses_1", run_id="run_1", call_id="call_1", cwd="/")
 

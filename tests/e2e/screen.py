@@ -25,7 +25,7 @@ from types import TracebackType
 
 import pyte
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 RAW_KEPT = 1 << 17  # bytes; more than a whole picture has
 # A session's leader that opens a terminal gets it as its own: Ctrl-C is a signal then.
 _ON_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 # A session's leader that opens a terminal gets it as its own: Ctrl-C is a signal then.
 _ON_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
 

@@ -14,7 +14,7 @@ from tests.e2e.terminal import Terminal
 from tests.e2e.test_cli import COMMAND, answer, environment, greenroom
 from tests.e2e.wire import DaemonProcess, Wire, WireError, connect, daemon
 
-LIMIT = 60.0
+LIMIT = 120.0
 CONFIG = '[permissions]\nask = ["files.read_file"]\n'
 
 

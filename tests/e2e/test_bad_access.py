@@ -11,7 +11,7 @@ import trio
 from tests.e2e.raw import CLOSE, UPGRADE, Raw, address_of, dial, open_socket, token_of
 from tests.e2e.wire import DaemonProcess, daemon
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 EVIL: Final = "evil.example"
 
 

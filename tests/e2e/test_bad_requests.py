@@ -15,7 +15,7 @@ import trio
 from tests.e2e.raw import Raw, dial, open_socket
 from tests.e2e.wire import DaemonProcess, connect, daemon
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from actors.cli.processes import holder
 from tests.e2e.terminal import Terminal
 from tests.e2e.wire import DaemonProcess, daemon
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from actors.cli import main; import sys; sys.exit(main())"]
 

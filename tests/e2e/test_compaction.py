@@ -14,7 +14,7 @@ from tests.e2e.wire import Wire, WireError, connect, daemon
 from tests.model_server import ModelServer, model_server
 from tests.stress.transcript_rules import event_problems, transcript_problems
 
-LIMIT = 60.0
+LIMIT = 120.0
 PAD = "lorem ipsum " * 300
 
 

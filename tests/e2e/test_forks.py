@@ -15,7 +15,7 @@ from tests.e2e.test_cli import answer, greenroom
 from tests.e2e.wire import Wire, WireError, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 CONFIG = """
 currency = "EUR"
 [models.demo]

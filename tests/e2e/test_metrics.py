@@ -22,7 +22,7 @@ from actors.metrics import METRICS, PROCESS_METRICS
 from tests.e2e.wire import READY, DaemonProcess, Wire, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0  # absolute, for a hung test; nothing here waits for time to pass
+LIMIT = 120.0  # absolute, for a hung test; nothing here waits for time to pass
 Samples = dict[tuple[str, ...], float]
 
 

@@ -15,7 +15,7 @@ from tests.e2e.browser import Browser, Tab, browsing, chromium
 from tests.e2e.raw import token_of
 from tests.e2e.wire import DaemonProcess, Wire, connect, daemon
 
-LIMIT = 60.0
+LIMIT = 120.0
 CONFIG = """
 [permissions]
 ask = ["files.read_file"]

@@ -18,7 +18,7 @@ from tests.e2e.test_page import go, shoot, sign_in
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 IMAGE = "<img src=x onerror=alert(1)>"
 MARKUP = """# <script>alert(1)</script>
 <img src=x onerror=alert(1)> <svg onload=alert(1)></svg> <iframe src="https://evil.example/"></iframe>

@@ -13,7 +13,7 @@ from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_formats import SIGNATURE
 from tests.model_server import ModelServer, model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from engine import ids
 from tests.e2e.wire import DaemonProcess, Wire, connect, daemon
 from tests.model_server import ModelServer, model_server
 
-LIMIT = 30.0
+LIMIT = 120.0
 ATTEMPTS = 3
 
 

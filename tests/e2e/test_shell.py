@@ -17,7 +17,7 @@ from tests.actors.processes import until
 from tests.e2e.test_cli import alive, answer, greenroom
 from tests.e2e.wire import DaemonProcess, Wire, WireError, connect, daemon
 
-LIMIT = 60.0  # absolute, for a hung test
+LIMIT = 120.0  # absolute, for a hung test
 NOBODY = "[limits]\nheadless_grace = 0.05\n"
 _numbers = itertools.count(1)
 

@@ -20,7 +20,7 @@ from tests.e2e.test_shell import asked, begin, call_of
 from tests.e2e.wire import DaemonProcess, Wire, WireError, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 PLAN = {
     "capabilities": {"tools": {}, "prompts": {}, "resources": {}},
     "prompts": [[{"name": "greet", "description": "says hello"}], [{"name": "part"}]],

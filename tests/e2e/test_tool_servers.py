@@ -19,7 +19,7 @@ from tests.e2e.test_shell import asked, begin, call_of
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.e2e.test_shell import begin, call_of
 from tests.e2e.wire import connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 SECRET = "s3cr3t-0f-th1s-t3st"
 
 

@@ -18,7 +18,7 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 
 READY = "greenroom ready "
-HANDSHAKE_LIMIT = 10.0
+HANDSHAKE_LIMIT = 60.0
 
 
 class WireError(Exception):
@@ -178,7 +178,7 @@ class DaemonProcess:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 60) -> int:
         code = self.process.wait(seconds)
         self.close()
         return code

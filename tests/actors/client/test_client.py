@@ -26,7 +26,7 @@ from actors.client import (
 )
 from tests.actors.client.fake import HELLO, TOKEN, FakeDaemon, fake_daemon, serving
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 async def test_it_finds_the_daemon_by_its_files_and_shows_its_token(tmp_path: Path) -> None:

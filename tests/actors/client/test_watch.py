@@ -18,7 +18,7 @@ from actors.client import (
 from actors.client.link import INBOX_PUSHES
 from tests.actors.client.fake import TOKEN, FakeDaemon, fake_daemon, serving
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 async def deltas(watch: Watch, last: int) -> str:

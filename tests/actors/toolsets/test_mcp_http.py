@@ -26,7 +26,7 @@ from tests.actors.mcp_server import LINE
 from tests.actors.mcp_web import serving
 from tests.actors.processes import until
 
-LIMIT = 30.0
+LIMIT = 60.0
 LIMITS = Limits()
 MOST = LIMITS.tool_memory_bytes
 ESCAPED = json.dumps(LINE)[1:-1].encode()

@@ -201,7 +201,7 @@ async def test_an_answer_that_comes_in_the_tick_in_which_its_call_is_cancelled(t
                 async with client.request("x"):
                     await trio.sleep_forever()
 
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 client = Client((reading, writing), nursery, {}, lambda: None, print, inbox)
                 await nursery.start(client.run)
