@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import signal
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests.e2e.test_cli import COMMAND, environment
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import ModelServer, model_server
 
-ESCAPE, QUIT, NEW, SESSIONS = "\x1b", "\x11", "\x0e", "\x0f"
+ESCAPE, QUIT, NEW, SESSIONS, COPY, SELECT = "\x1b", "\x11", "\x0e", "\x0f", "\x03", "\x1b[1;5A"
 READ = '!tool name=files__read_file input={"path":"secret.txt"}'
 # The call that this model makes has what a terminal obeys in its path.
 ATTACKER = r'tool name=files__read_file input={"path":"\u001b]0;owned\u0007\u009b2J\u202etxt"}'
@@ -235,6 +236,25 @@ def test_nothing_that_a_model_or_a_tool_says_reaches_the_terminal(host: DaemonPr
         screen.type(ESCAPE)
         screen.expect_gone("type to filter")
         leave(screen)
+
+
+def test_what_is_copied_is_clean_and_all_that_goes_to_the_clipboard(host: DaemonProcess, place: Path) -> None:
+    with chat(host.folder, place) as screen:
+        screen.expect("connected")
+        screen.type("!attack\r")
+        screen.expect("the attack is over", "Enter: send")
+        assert foreign(screen.raw) == set()
+        screen.type(SELECT)
+        screen.type(COPY)
+        screen.expect("copied")
+        [(kind, says)] = foreign(screen.raw)
+        copied = base64.b64decode(says.removeprefix("52;c;")).decode()
+        assert kind == "osc" and copied.endswith("the attack is over") and "␛]0;owned␇" in copied
+        assert not list(sequences(copied.replace("\n", "").encode()))
+        screen.resize(50, 20)
+        screen.expect(re.compile("· connected$", re.M))  # the state stays when the width goes
+        screen.type(QUIT)
+        assert screen.wait() == 0
 
 
 def test_nor_what_a_call_asks_for_or_a_person_pastes(host: DaemonProcess, place: Path) -> None:

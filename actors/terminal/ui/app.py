@@ -17,7 +17,7 @@ from textual.message import Message
 
 from actors.terminal.guest import Bridge
 from actors.terminal.talk import Talk
-from actors.terminal.texts import bounded
+from actors.terminal.texts import bounded, pasted
 from actors.terminal.ui.chat import ChatScreen
 from actors.terminal.ui.colours import NoColours
 from actors.terminal.ui.sessions import Sessions
@@ -141,9 +141,11 @@ class ChatApp(App[None]):
                 screen.show(message.query, message.sessions)
 
     def on_copied(self, message: Copied) -> None:
-        text = bounded(message.text, COPY_BYTES).encode("utf-8", "replace").decode()
+        # Clean, too: it is pasted into other terminals.
+        whole = pasted(message.text)
+        text = bounded(whole, COPY_BYTES).encode("utf-8", "replace").decode()
         self.copy_to_clipboard(text)
-        cut = "" if text == message.text else f" (the first {COPY_BYTES:,} bytes)"
+        cut = "" if text == whole else f" (the first {COPY_BYTES:,} bytes)"
         if self.chat is not None:
             self.chat.tell(f"copied{cut}")
 

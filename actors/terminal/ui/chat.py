@@ -94,6 +94,9 @@ class ChatScreen(Screen[None]):
         self.composer.focus()
         self.look()
 
+    def on_resize(self) -> None:
+        self.look()  # the line of the state is made for a width
+
     @property
     def composer(self) -> Composer:
         return self.query_one(Composer)
