@@ -80,7 +80,7 @@ def test_it_shows_runs_and_comes_back_when_the_daemon_does(tmp_path: Path) -> No
         screen.expect("no active runs", "up 0:0")
         run = stack.enter_context(
             subprocess.Popen(
-                [*COMMAND, "run", "count to 10000"],
+                [*COMMAND, "run", "count to 1000 every 1000 ms"],
                 env=environment(GREENROOM_DATA=str(folder)),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
