@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +21,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
-from actors._memory import Resident, freeze_again, give_back, resident
+from actors._memory import Resident, forget_names, freeze_again, give_back, resident
 from actors.composition import Composition
 from engine.errors import EngineError
 from engine.limits import MIB, Limits
@@ -109,14 +110,16 @@ class Governor(Actor):
             await trio.sleep(self._limits.governor_interval)
 
     async def _look(self) -> None:
-        sample = Sample(self._resident().total, self._held(), self._kept())
+        registry = self._composition.registry
+        runs = registry.registry_statistics().active_runs
+        sample = Sample(self._resident().total, self._held(), self._kept(), runs)
         limits = self._limits
         decision = decide(self._state, sample, trio.current_time(), soft=limits.memory_soft, hard=limits.memory_hard)
         before, self._state = self._state.level, decision.state
         level = decision.state.level
         if level != before:
             self._tell(before, level, sample)
-        registry = self._composition.registry
+        forget_names()  # each time: while they are kept, what is freed around them cannot be given back
         registry.memory_full(level == "hard")  # each time: a registry that was restarted does not know
         if decision.shed:
             self._shed += registry.shed_logs()
@@ -161,12 +164,16 @@ async def forget_deadlines(most: int) -> None:
     """Make trio forget the deadlines of scopes that are closed.
 
     It keeps each until its time or until more than STALE_DEADLINES and twice the open ones have gathered: after a
-    burst some hundred scopes stay for up to an hour, each in a page of its own. `most` more that are closed at once
-    reach that number.
+    burst some hundred scopes stay for up to an hour, each in a page of its own. As many more as that takes are closed
+    here, `most` at the most, and none after it: those would stay as well.
     """
     deadline = trio.current_time() + _FAR
-    for number in range(most + 1):
-        with trio.CancelScope(deadline=deadline):  # noqa: ASYNC100 - it is to be closed, nothing else
-            pass
-        if number % _SLICE == 0:
-            await trio.lowlevel.checkpoint()
+    for _ in range(0, most + 1, _SLICE):
+        for _ in range(_SLICE):
+            with trio.CancelScope(deadline=deadline) as scope:  # noqa: ASYNC100 - it is to be closed, nothing else
+                pass
+        newest = weakref.ref(scope)
+        del scope
+        await trio.lowlevel.checkpoint()  # where trio looks at them
+        if newest() is None:
+            return

@@ -8,6 +8,8 @@ Freed memory stays with the process until it is given back, which takes millisec
 - when a level begins, and as long as it lasts every RELEASE_PAUSE
 - whenever work is over: at most half of what was held since the last time is held now, and either memory has grown by
   GROWTH since then, or MANY things have ended, which left it in pieces
+- when all runs have ended and none has begun for QUIET_PAUSE, on the same conditions: clients may stay connected, and
+  what is held does not halve then
 
 Active work is never touched.
 """
@@ -41,17 +43,19 @@ ONCE_MORE: Final = 10.0
 @attrs.frozen(slots=True)
 class Sample:
     """`resident` bytes of the process; `held` counts what it works with: runs and connections; `kept` what it keeps
-    for a while behind that: ended runs, idle sessions."""
+    for a while behind that: ended runs, idle sessions; `runs` are those of the held that are runs at work."""
 
     resident: int
     held: int
     kept: int = 0
+    runs: int = 0
 
 
 @attrs.frozen(slots=True)
 class State:
     """What is known of the samples before: since memory was last given back `floor` is the least that was resident
-    (None: no sample yet), `peak` the most that was held, and `kept` likewise; `tail` if work went on then."""
+    (None: no sample yet), `peak` the most that was held, and `kept` and `runs` likewise; `tail` if work went on then.
+    No run is at work since `resting`."""
 
     level: Level = "normal"
     floor: int | None = None
@@ -59,6 +63,8 @@ class State:
     kept: int = 0
     tail: bool = False
     released_at: float = -math.inf
+    runs: int = 0
+    resting: float = math.inf
 
 
 @attrs.frozen(slots=True)
@@ -77,16 +83,20 @@ def decide(state: State, sample: Sample, now: float, *, soft: int, hard: int) ->
     peak = max(state.peak, sample.held)
     since = now - state.released_at
     kept = max(state.kept, sample.kept)
-    over = 2 * sample.held <= peak and (sample.resident - floor >= GROWTH or peak - sample.held >= MANY)
+    grown = sample.resident - floor >= GROWTH
+    over = 2 * sample.held <= peak and (grown or peak - sample.held >= MANY)
     over = over or (2 * sample.kept <= kept and kept - sample.kept >= MANY)
+    runs = max(state.runs, sample.runs)
+    resting = math.inf if sample.runs else min(state.resting, now)
+    over = over or (now - resting >= QUIET_PAUSE and runs > 0 and (grown or runs >= MANY))
     rest = state.tail and 2 * sample.held <= peak and since >= ONCE_MORE
     release = rest or (over and since >= QUIET_PAUSE)
     if level != "normal":
         release = release or since >= RELEASE_PAUSE or LEVELS.index(level) > LEVELS.index(state.level)
     if release:
-        state = State(level, None, sample.held, sample.kept, sample.held > 0, now)
+        state = State(level, None, sample.held, sample.kept, sample.held > 0, now, sample.runs, resting)
     else:
-        state = State(level, floor, peak, kept, state.tail, state.released_at)
+        state = State(level, floor, peak, kept, state.tail, state.released_at, runs, resting)
     return Decision(state, shed=level != "normal", release=release)
 
 

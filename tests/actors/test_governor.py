@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,6 +201,29 @@ async def test_deadlines_of_closed_scopes_are_forgotten() -> None:
         await forget_deadlines(STALE_DEADLINES + 2)
         assert deadlines() <= STALE_DEADLINES // 2
         assert kept.deadline < trio.current_time() + 1000
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the interpreter keeps the name of a look-up no more")
+async def test_names_that_were_looked_up_are_let_go_with_each_look(autojump_clock: trio.testing.MockClock) -> None:
+    names = [f"name_{number}" for number in range(100)]
+    before = [sys.getrefcount(name) for name in names]
+
+    class Looking(World):
+        def full(self, full: bool) -> None:
+            held.append(sum(sys.getrefcount(name) for name in names) - sum(before))
+            for name in names:
+                getattr(Looking, name, None)  # the interpreter keeps it
+            held.append(sum(sys.getrefcount(name) for name in names) - sum(before))
+
+    held: list[int] = []
+    await watch(Looking([(50, 5)] * 3))
+    assert set(held[::2]) == {0}
+    assert min(held[1::2]) > 50
+
+
+async def test_what_makes_trio_forget_deadlines_leaves_none_of_its_own() -> None:
+    await forget_deadlines(10 * STALE_DEADLINES)
+    assert deadlines() <= 10
 
 
 def deadlines() -> int:

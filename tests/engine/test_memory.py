@@ -180,3 +180,26 @@ def test_an_end_in_portions_is_followed_by_halves_and_not_faster_than_the_pause(
 def test_steady_work_gives_nothing_back() -> None:
     steady = [(t, (100 + t % 7) * MIB, 200 + t % 90) for t in range(1000)]
     assert not any(decision.release for decision in run(steady))
+
+
+def resting(samples: Iterable[tuple[float, int, int]]) -> list[bool]:
+    """Whether memory is given back, for samples of (time, resident, runs) with 20 clients that stay connected."""
+    state, found = State(), []
+    for now, resident, runs in samples:
+        decision = decide(state, Sample(resident, 20 + runs, 0, runs), now, soft=SOFT, hard=HARD)
+        state = decision.state
+        found.append(decision.release)
+    return found
+
+
+def test_clients_that_stay_connected_do_not_hold_up_what_their_runs_left() -> None:
+    low, high = 40 * MIB, 40 * MIB + GROWTH
+    end = 10 + QUIET_PAUSE
+    # One run that left much, and many that left pieces: when none has been at work for a while, and once.
+    assert resting([(0, low, 0), (9, high, 1), (10, high, 0), (end - 0.1, high, 0), (end, high, 0), (90, high, 0)]) == [
+        False, False, False, False, True, False,
+    ]  # fmt: skip
+    assert resting([(0, low, 0), (9, low, MANY), (10, low, 0), (end, low, 0), (90, low, 0)])[-2:] == [True, False]
+    # Little that few have left, and work that goes on in between.
+    assert not any(resting([(0, low, 0), (9, high - 1, MANY - 1), (10, high - 1, 0), (end, high - 1, 0)]))
+    assert not any(resting([(0, low, 0), (9, high, 1), (10, high, 0), (end - 0.1, high, 1), (end, high, 0)]))

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from actors._memory import sqlite_bytes
 from engine.codec import DecodeError
 from engine.errors import OwnError, PeerError
+from engine.limits import KIB
 from engine.storage import database, lock, tables
 from engine.storage.faults import UnusableStore
 from tests.engine.storage.conftest import Store
@@ -158,3 +160,20 @@ def test_another_program_that_reads_and_ends_leaves_the_log_in_place(store: Stor
 def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="missing"), lock.hold(tmp_path / "missing"):
         pass
+
+
+def test_a_page_cache_is_bounded_and_a_transaction_larger_than_it_is_written_once(tmp_path: Path) -> None:
+    writer = database.open_writer(tmp_path / "g.db")
+    log = tmp_path / "g.db-wal"
+    writer.execute("PRAGMA wal_autocheckpoint = 0")
+    writer.execute("CREATE TABLE filler (text BLOB)")
+    writer.execute("PRAGMA shrink_memory")
+    before, began = sqlite_bytes(), log.stat().st_size
+    writer.execute("BEGIN IMMEDIATE")
+    for _ in range(24):
+        writer.execute("INSERT INTO filler VALUES (zeroblob(65536))")  # 1.5 MiB
+    assert log.stat().st_size == began, "nothing is written before the commit"
+    writer.execute("COMMIT")
+    assert log.stat().st_size - began > 24 * 65_536
+    assert 0 < sqlite_bytes() - before < 640 * KIB, "half a MiB of pages is kept"
+    database.close_writer(writer)
