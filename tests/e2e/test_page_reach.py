@@ -281,7 +281,7 @@ async def test_what_the_daemon_holds_is_drawn(server: DaemonProcess, browser: st
             assert "MB" in await tab.text(".tile .value")
             # The last hour, as the daemon has it: what is older than ten minutes is drawn with it.
             await tab.click(".holds .modes label", "1 hour")
-            await tab.until("document.querySelector('.holds .modes input:checked').parentElement.innerText === '1 hour'")
+            await tab.until("document.querySelector('.holds .modes input:checked + span').innerText === '1 hour'")
             # A moment is picked by key.
             await tab.evaluate("document.querySelector('.figure').focus()")
             await tab.key("ArrowLeft")

@@ -303,12 +303,15 @@ const HANDLERS = {
       if (!message.live || message.info.run_id !== run.id) continue;
       Object.assign(message.info, { finish: event.finish, usage: event.usage, finished_at: event.at });
       message.complete = !message.damaged;
-      this.needsPage ||= !message.complete;
+      // No event brings the part that keeps an attempt.
+      this.needsPage ||= !message.complete || run.retried === true;
       this._settle(message);
     }
+    run.retried = false;
   },
   "retry.scheduled"(event, run) {
     run.retry = event;
+    run.retried = true;
   },
   "compaction.started"(event, run) {
     run.compacting = true;
