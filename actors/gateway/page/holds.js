@@ -136,7 +136,7 @@ export class Holds {
     this._tile("Resident", format.bytes(memory.resident), STATES[memory.state] ?? memory.state, memory.state);
     this._tile("Loop lag p99", `${loop.lag_p99_ms.toFixed(1)} ms`, "how late it wakes up", "", this._samples.map((sample) => sample.lag));
     this._tile("Runs at work", String(counts.active_runs ?? 0), `${counts.retained_runs ?? 0} ended, to replay`);
-    this._tile("Actors", String(actorsBelow(actors)), `${counts.sessions ?? 0} sessions in memory`);
+    this._tile("Actors", String(actorsBelow(actors)), `${format.many(counts.sessions ?? 0, "session")} in memory`);
     this._tile("Connections", String(counts.connections ?? 0), `${format.many(counts.requests ?? 0, "request")} so far`);
     this._tile("Processes", String(processes.programs), processes.all ? `${processes.all} in all with ${format.bytes(processes.resident)}` : "tool servers and commands");
     this._tile("Up for", format.roughly(uptime * 1000), `${format.count(counts.commits ?? 0)} commits`);
@@ -167,9 +167,10 @@ export class Holds {
       row.swatch.className = `swatch c${index % COLOURS}`;
       setText(row.bytes, format.bytes(owned[owner] ?? 0));
       setText(row.share, `${((100 * (owned[owner] ?? 0)) / resident).toFixed(1)} %`);
-      return row.element;
+      return [owned[owner] ?? 0, row.element];
     });
-    arrange(this._legend, wanted.reverse());
+    wanted.sort(([one], [two]) => two - one);
+    arrange(this._legend, wanted.map(([, element]) => element));
   }
 
   _showTree() {
