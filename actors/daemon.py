@@ -25,10 +25,12 @@ import trio
 
 from actors._actor import Actor
 from actors._ask import ActorDied
+from actors._descriptors import raise_limit
 from actors._memory import family
 from actors._supervisor import ChildSpec
 from actors.composition import Composition, open_composition
 from actors.gateway import Gateway, GatewayRef, Services
+from actors.gateway.port import TOLD_FULL_MAX
 from actors.gateway.routes import Readiness
 from actors.governor import Governor, GovernorRef
 from actors.logs import hide, lost_lines
@@ -70,6 +72,7 @@ async def serve(
     Raises EngineError for a directory or database that cannot be used, engine.storage.lock.Held when another daemon
     has it, OSError when the address cannot be had, and an ExceptionGroup when a part failed too often to be restarted.
     """
+    raise_limit(config.limits.connections_max + TOLD_FULL_MAX)
     daemon = _Daemon(config, data_dir, time.monotonic(), inherited)
     supervision = supervision or Supervision()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

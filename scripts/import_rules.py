@@ -68,8 +68,9 @@ ENGINE_ORDER = (
 
 # From the bottom up: what waits at the bottom, what is used by people at the top.
 ACTORS_ORDER = (
-    "_clock", "_memory", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref", "_actor",
-    "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard", "_spool", "logs",
+    "_clock", "_memory", "_descriptors", "_log_context", "_tally", "_statistics", "_ending", "_ask", "_mailbox", "_ref",
+    "_actor", "_supervisor", "_feed", "_disk", "_arrivals", "_http", "_guard_main", "_guard_link", "_guard",
+    "_spool", "logs",
     "places", "blobs", "journal", "paged", "models", "store_ref", "store", "snapshots", "_call_time", "_toolset_life",
     "_toolset_shared", "toolset", "toolsets", "inputs", "queue", "progress", "preview", "answers", "titles", "services",
     "windows", "compaction", "calls", "ends", "run", "session_ref", "session", "admission", "creating", "idle",

@@ -111,8 +111,8 @@ def soft_descriptors(pid: int | None = None) -> int:
             for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
                 if line.startswith("Max open files"):
                     return int(line.split()[3])
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # which `greenroom serve` asks for, as far as it needs them
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def descriptors(limits: Limits, most: int) -> Result:

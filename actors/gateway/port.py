@@ -20,6 +20,7 @@ import trio
 
 from actors._actor import Actor, Cell, Ref
 from actors._ask import ActorDied
+from actors._descriptors import shares
 from actors._statistics import Outcome
 from actors.gateway import http, requests, routes
 from actors.gateway.access import Access
@@ -116,6 +117,7 @@ class Gateway(Actor):
         self._inherited = inherited
         self._config = services.config
         self._limits = services.config.limits
+        self._sockets_max, self._told_max = shares(self._limits.connections_max, TOLD_FULL_MAX)
         self._token = token
         self._traffic = Traffic()
         self._counters = Counters()
@@ -185,11 +187,11 @@ class Gateway(Actor):
     async def _serve(self, accepted: trio.SocketStream) -> None:
         """One socket, from its first byte to its end. Raises nothing but Cancelled."""
         transport = Transport(accepted.socket, self._traffic)
-        if self._sockets >= self._limits.connections_max + TOLD_FULL_MAX:
+        if self._sockets >= self._sockets_max + self._told_max:
             self._counters.refused_full += 1
             transport.abort()
             return
-        full = self._sockets >= self._limits.connections_max
+        full = self._sockets >= self._sockets_max
         self._counters.refused_full += full
         self._sockets += 1
         try:
