@@ -271,10 +271,8 @@ def test_descriptors() -> None:
     told = doctor_system.descriptors(DEFAULT, wanted - 1)
     assert told.state == "warning" and "ulimit -n" in told.advice[0]
     # Of a process what it has, of a daemon that is to be started what it may ask for.
-    soft, hard = (
-        number if number != resource.RLIM_INFINITY else sys.maxsize
-        for number in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (number if number != resource.RLIM_INFINITY else sys.maxsize for number in limits)
     assert (doctor_system.soft_descriptors(os.getpid()), doctor_system.soft_descriptors()) == (soft, hard)
 
 
