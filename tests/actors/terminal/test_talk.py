@@ -251,6 +251,30 @@ async def test_after_a_gap_the_right_text_is_shown(staged: Staged, entries: int)
         await same_from_the_store(line, talk, shown)
 
 
+async def test_who_comes_in_the_middle_of_a_long_run_sees_all_of_it(staged: Staged) -> None:
+    """Its beginning has left the log: the page has what was before, a snapshot the message that is being written."""
+    async with staged(tools=[add], run_log_entries=8) as stage, line_to(stage) as line:
+        run, call = await stage.begin("begin")
+        call.text("first")
+        call.tools(("functions__add", '{"a": 1, "b": 2}'))
+        call = await stage.models.call()
+        for number in range(20):
+            call.text(f"{number} ")
+            await wait_all_tasks_blocked(0.0001)
+        async with talking(line, await stage.session_of(run)) as (talk, screen):
+            await until_shown(talk, screen, "18 19")
+            assert talk.busy
+            call.text("and on")
+            call.end()
+            await ended(talk, screen)
+            shown = await lines_of(talk, screen)
+            assert shown == [
+                "> begin", "first", '▸ ✓ functions.add {"a": 1, "b": 2} (1 line)',
+                " ".join(map(str, range(20))) + " and on",
+            ]  # fmt: skip
+            await same_from_the_store(line, talk, shown)
+
+
 class Life:
     """An engine on the test's data, until it is ended."""
 
