@@ -26,7 +26,7 @@ from actors.terminal import texts
 from actors.terminal.cache import Texts
 from actors.terminal.places import Places
 from actors.terminal.texts import Piece, Preview, end_id, pieces_of
-from engine.rendering.entries import Stored
+from engine.rendering.entries import Made, Stored
 from engine.rendering.styles import DARK, Theme
 from engine.rendering.view import TranscriptView
 from engine.runs.lifecycle import TERMINAL
@@ -165,9 +165,13 @@ class Conversation:
                     self.supply(piece)
         return long
 
-    def supply(self, piece: Piece) -> None:
+    def supply(self, piece: Piece, made: Made | None = None) -> None:
+        """The whole text of an entry, and its lines if they were made apart (`view.prepare`)."""
         self._keep([piece])
-        self.view.supply(piece.id, piece.text)
+        if made is None:
+            self.view.supply(piece.id, piece.text)
+        else:
+            self.view.put(made)
 
     def give_up(self, id: str) -> None:
         """There is no text of this entry to be had."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
+import trio
+
 from actors.client.connect import Client
 from actors.client.errors import RemoteError
 from actors.client.watch import SessionWatch
@@ -18,6 +20,8 @@ OLDER_PAGE: Final = 200
 # Of one entry that is looked at: what an answer may have by default. Beyond it the rest is counted.
 TEXT_BYTES: Final = DEFAULT.answer_bytes
 _READ_BYTES: Final = 64 * 1024
+# Characters whose lines are made within some tens of milliseconds, whatever they are.
+_AT_ONCE: Final = 16 * 1024
 # Pages on the way to a message whose own cursor is not known: 10,000 messages.
 _PAGES_MOST: Final = 200
 
@@ -72,13 +76,22 @@ async def fetch_some(client: Client, session_id: str, conversation: Conversation
         for _ in range(_PAGES_MOST):
             page = await page_of(client, session_id, cursor)
             for piece in conversation.provide(page):
-                conversation.supply(whole(piece, await read(client, piece.handle, TEXT_BYTES)))
+                await _supply(conversation, whole(piece, await read(client, piece.handle, TEXT_BYTES)))
             cursor = page.get("next_cursor")
             if last not in conversation.view.wanted or cursor is None:
                 break
     if last in conversation.view.wanted:
         conversation.give_up(last)
     return True
+
+
+async def _supply(conversation: Conversation, piece: Piece) -> None:
+    """A thread makes the lines of a long text: the keys have to work meanwhile."""
+    made = None
+    if len(piece.text) > _AT_ONCE and piece.id in conversation.places:
+        make = conversation.view.prepare(piece.id, piece.text)
+        made = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
+    conversation.supply(piece, made)
 
 
 class FollowedSession(SessionWatch):

@@ -10,7 +10,7 @@ import attrs
 
 from engine.rendering.kinds import Kind, renderer
 from engine.rendering.markdown import FEED, Markdown
-from engine.rendering.shelf import Piece, ShelfStatistics
+from engine.rendering.shelf import Key, Piece, ShelfStatistics
 from engine.rendering.styles import Theme
 
 Source = Callable[[str], str | None]
@@ -66,6 +66,16 @@ class ViewStatistics:
     rendered_lines: int
     retained_bytes: int
     shelf: ShelfStatistics
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Made:
+    """Lines of an entry that was wanted, made apart from the view: `TranscriptView.prepare`."""
+
+    key: Key
+    line: int
+    size: int
+    piece: Piece
 
 
 class Live:

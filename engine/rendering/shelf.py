@@ -60,11 +60,12 @@ class Shelf:
         self._pieces.move_to_end(key)
         return piece
 
-    def put(self, key: Key, lines: Iterable[str], begin: int, end: int = 0, *, first: int = 0) -> Piece:
+    def put(self, key: Key, lines: Iterable[str], begin: int, end: int = 0, *, first: int = 0, total: int = 0) -> Piece:
         """Keep a rendering: all of it, or what is around the line `begin` if it is long. `lines` are those from number
-        `first` on. Returns the piece that has those from `begin` to before `end`, however many they are."""
+        `first` on, of `total` if there are more behind them. Returns the piece that has those from `begin` to before
+        `end`, however many they are."""
         self.drop(key)
-        asked = clip(lines, begin, end, self._bound // 2, first=first)
+        asked = clip(lines, begin, end, self._bound // 2, first=first, total=total)
         piece = asked
         if asked.bytes > self._bound // 2:
             piece = clip(asked.lines, begin, begin, self._bound // 2, first=asked.first, total=asked.total)

@@ -27,11 +27,23 @@ Not for several threads. Pure: time, terminal and daemon are the client's.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from engine.limits import DEFAULT
-from engine.rendering.entries import Anchor, Entry, Live, Page, Part, Source, Stored, ViewStatistics, decoded, encoded
+from engine.rendering.entries import (
+    Anchor,
+    Entry,
+    Live,
+    Made,
+    Page,
+    Part,
+    Source,
+    Stored,
+    ViewStatistics,
+    decoded,
+    encoded,
+)
 from engine.rendering.heights import Heights
 from engine.rendering.kinds import LOOKS, Kind, render, rendered
 from engine.rendering.markdown import WIDTH_MIN, Markdown
@@ -206,10 +218,33 @@ class TranscriptView:
 
     def supply(self, id: str, text: str) -> None:
         """The text of an entry that was wanted: rendered and put on the shelf, not kept."""
-        line = self.wanted.pop(id, 0)
         if id in self._places and not self.is_live(id):
-            at = self._at(id)
-            self._make(at, self._entries[at], text, line, line + 1)
+            self.put(self.prepare(id, text)())
+        self.wanted.pop(id, None)
+
+    def prepare(self, id: str, text: str) -> Callable[[], Made]:
+        """`supply` in two steps, of which the long one, to call what this returns, may be done by another thread: it
+        touches nothing of the view. `put` takes what it gives."""
+        entry = self._entries[self._at(id)]
+        key, line, width, theme = self._key(entry), self.wanted.get(id, 0), self._width, self._theme
+
+        def make() -> Made:
+            lines = _ended(rendered(entry.kind, text, width, theme))
+            return Made(key=key, line=line, size=len(text), piece=clip(lines, line, line + 1, self._live_bytes))
+
+        return make
+
+    def put(self, made: Made) -> None:
+        """What is of another width, theme or revision than now, or of an entry that is live or gone, is dropped."""
+        id, piece = made.key[0], made.piece
+        if id not in self._places or self.is_live(id) or made.key != self._key(entry := self._entries[self._at(id)]):
+            return
+        self.wanted.pop(id, None)
+        entry.size = entry.size or made.size
+        self._rendered += 1
+        self._rendered_lines += piece.total
+        self._shelf.put(made.key, piece.lines, made.line, first=piece.first, total=piece.total)
+        self._heights.set(self._at(id), piece.total)
 
     # -------------------------------------------------------------- how it is shown
     def resize(self, width: int) -> None:

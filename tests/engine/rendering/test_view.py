@@ -425,6 +425,37 @@ def test_a_text_that_is_not_at_hand_is_wanted_and_shown_when_it_is_supplied() ->
     assert "gone" not in view
 
 
+def test_lines_that_were_made_apart_are_put_if_they_are_still_those() -> None:
+    view = TranscriptView(40, source=lambda id: None, shelf_bytes=10_000)
+    view.load(Stored(id=f"m{number}", kind="assistant", size=5000) for number in range(10))
+    text = "".join(f"line {number}\n\n" for number in range(500))
+    for line in (100, 600):  # the second is beyond what is kept around the first
+        view.page(Anchor("m3", line), 8)
+        make = view.prepare("m3", text)
+        figures = view.statistics()
+        made = make()
+        assert view.statistics() == figures and view.wanted == {"m3": line}  # nothing was touched
+        view.put(made)
+        assert not view.wanted and shown(view.page(Anchor("m3", line), 3)) == [
+            f"line {line // 2}",
+            "",
+            f"line {line // 2 + 1}",
+        ]
+        assert view.statistics().shelf.bytes <= 10_000
+    for change in (
+        lambda: view.resize(30),
+        lambda: view.set_theme(LIGHT),
+        lambda: view.update("m3", "new"),
+        lambda: view.remove("m3"),
+    ):
+        made = view.prepare("m3", text)()
+        change()
+        rendered = view.statistics().rendered
+        view.put(made)
+        assert view.statistics().rendered == rendered
+    assert "m3" not in view
+
+
 def test_a_supplied_text_is_not_kept() -> None:
     view = TranscriptView(40, source=lambda id: None, shelf_bytes=10_000)
     view.load(Stored(id=f"m{number}", kind="assistant", size=4000) for number in range(100))

@@ -1,0 +1,44 @@
+"""Texts that the view wants, as they come from the daemon."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from actors.terminal import pages
+from actors.terminal.conversation import Conversation
+from actors.terminal.texts import Piece
+from engine.rendering import view as views
+from engine.rendering.styles import plain
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+async def test_the_lines_of_a_long_text_are_made_by_a_thread(monkeypatch: pytest.MonkeyPatch, beyond: bool) -> None:
+    conversation = Conversation()
+    part = {"id": "prt_1", "kind": "text", "text": "head", "text_more": {"bytes": 10**6, "handle": "h"}}
+    info = {"id": "msg_1", "role": "assistant", "created_at": 1, "finish": "stop"}
+    conversation.attach({"messages": [{"info": info, "parts": [part]}]})
+    view = conversation.view
+    view.page(view.place(0), 5)
+    assert list(view.wanted) == ["prt_1"]
+    by: list[int] = []
+    rendered = views.rendered
+
+    def noted(*arguments: Any) -> Any:
+        by.append(threading.get_ident())
+        return rendered(*arguments)
+
+    monkeypatch.setattr(views, "rendered", noted)
+    text = "word " * (pages._AT_ONCE // 5) + "x" * (pages._AT_ONCE % 5 + beyond)
+    await pages._supply(conversation, Piece(id="prt_1", kind="assistant", text=text, size=len(text)))
+    assert len(by) == 1 and (by[0] == threading.get_ident()) is not beyond
+    assert not view.wanted
+    assert plain(view.page(view.place(0), 1).lines[0]).startswith("word word")
+
+
+async def test_a_text_that_is_not_shown_any_more_is_passed_over() -> None:
+    conversation = Conversation()
+    await pages._supply(conversation, Piece(id="prt_gone", kind="assistant", text="x" * 10**5, size=10**5))
+    assert len(conversation.view) == 0
