@@ -166,12 +166,11 @@ class Conversation:
         return long
 
     def supply(self, piece: Piece, made: Made | None = None) -> None:
-        """The whole text of an entry, and its lines if they were made apart (`view.prepare`)."""
+        """The whole text of an entry, and its lines if they were made apart (`view.prepare`): those of a width that was
+        changed meanwhile are of no use."""
         self._keep([piece])
-        if made is None:
+        if made is None or not self.view.put(made):
             self.view.supply(piece.id, piece.text)
-        else:
-            self.view.put(made)
 
     def give_up(self, id: str) -> None:
         """There is no text of this entry to be had."""

@@ -20,7 +20,7 @@ OLDER_PAGE: Final = 200
 # Of one entry that is looked at: what an answer may have by default. Beyond it the rest is counted.
 TEXT_BYTES: Final = DEFAULT.answer_bytes
 _READ_BYTES: Final = 64 * 1024
-# Characters whose lines are made within some tens of milliseconds, whatever they are.
+# Characters whose lines are made within 10 ms, and within 200 if they are the worst that there is.
 _AT_ONCE: Final = 16 * 1024
 # Pages on the way to a message whose own cursor is not known: 10,000 messages.
 _PAGES_MOST: Final = 200

@@ -234,17 +234,19 @@ class TranscriptView:
 
         return make
 
-    def put(self, made: Made) -> None:
-        """What is of another width, theme or revision than now, or of an entry that is live or gone, is dropped."""
+    def put(self, made: Made) -> bool:
+        """What is of another width, theme or revision than now, or of an entry that is live or gone, is dropped: it
+        is False then."""
         id, piece = made.key[0], made.piece
         if id not in self._places or self.is_live(id) or made.key != self._key(entry := self._entries[self._at(id)]):
-            return
+            return False
         self.wanted.pop(id, None)
         entry.size = entry.size or made.size
         self._rendered += 1
         self._rendered_lines += piece.total
         self._shelf.put(made.key, piece.lines, made.line, first=piece.first, total=piece.total)
         self._heights.set(self._at(id), piece.total)
+        return True
 
     # -------------------------------------------------------------- how it is shown
     def resize(self, width: int) -> None:

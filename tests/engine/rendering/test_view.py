@@ -435,12 +435,16 @@ def test_lines_that_were_made_apart_are_put_if_they_are_still_those() -> None:
         figures = view.statistics()
         made = make()
         assert view.statistics() == figures and view.wanted == {"m3": line}  # nothing was touched
-        view.put(made)
-        assert not view.wanted and shown(view.page(Anchor("m3", line), 3)) == [
-            f"line {line // 2}",
-            "",
-            f"line {line // 2 + 1}",
-        ]
+        assert (
+            view.put(made)
+            and not view.wanted
+            and shown(view.page(Anchor("m3", line), 3))
+            == [
+                f"line {line // 2}",
+                "",
+                f"line {line // 2 + 1}",
+            ]
+        )
         assert view.statistics().shelf.bytes <= 10_000
     for change in (
         lambda: view.resize(30),
@@ -451,8 +455,7 @@ def test_lines_that_were_made_apart_are_put_if_they_are_still_those() -> None:
         made = view.prepare("m3", text)()
         change()
         rendered = view.statistics().rendered
-        view.put(made)
-        assert view.statistics().rendered == rendered
+        assert not view.put(made) and view.statistics().rendered == rendered
     assert "m3" not in view
 
 
