@@ -79,7 +79,10 @@ def _float(value: Any, _: Any) -> float:
 
 def _bytes_in(value: Any, _: Any) -> bytes:
     """Free-form JSON is kept encoded: one bytes object instead of a tree of dicts."""
-    return orjson.dumps(value)
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # readers allow more levels than writers
+        raise _Mismatch("is nested too deeply") from None
 
 
 def _bytes_out(value: bytes) -> orjson.Fragment:

@@ -116,6 +116,15 @@ def test_bounds(method: str, others: dict[str, Any], name: str, good: Any, bad: 
     assert set(mistakes(method, {**others, name: bad})) == {name}
 
 
+def test_nested_deeper_than_can_be_written() -> None:
+    deep: Any = 1
+    for _ in range(600):
+        deep = [deep]
+    with pytest.raises(InvalidParams) as caught:
+        decode("session.create", {"metadata": {"a": deep}})
+    assert caught.value.fields == [("metadata", "is nested too deeply")]
+
+
 def test_every_parameter_is_held_to_a_bound_or_a_choice() -> None:
     tested = {(method, name) for method, _, name, _, _ in GOOD_AND_BAD}
     for spec in METHODS.values():
