@@ -6,7 +6,9 @@ The model service (tests/model_server.py) and the daemon are processes of their 
 own. Measured:
 
 - resident memory per finished run after the plateau, of N runs with 200 deltas and as many with 2,000: the retention is
-  set small, so that the plateau is reached early and what grows after it is kept by nobody's intention
+  set small, so that the plateau is reached early and what grows after it is kept by nobody's intention. The runs before
+  it are in the same sessions: one keeps its window for the next step, which is full after 10 runs, and sessions that
+  begin with the measured runs would be measured with them (4 MB of 16 with 2,000 deltas, in the first 500 runs)
 - a burst: many runs are active and end at once; resident memory when their window has passed
 - whose the memory is: the sum of the owners in `daemon.stats` beside what is resident, idle, under load (streaming
   runs, each connection watching two), and when the load has ended
@@ -25,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ ONE_TOKEN_MS, ONE_TOKEN_CPU_MS, STOP_MS = 10.0, 8.0, 3.0
 class Size:
     runs: int
     long_runs: int  # 0: their slope is not taken
-    warm_up: int  # runs before the slope is taken: SQLite's caches and the retained logs are full then
+    # Runs before the slope is taken: SQLite's caches, the retained logs and the windows of the sessions are full then.
+    warm_up: int
     long_warm_up: int
     burst: int
     window: float  # seconds that all runs of a burst are kept
@@ -72,7 +75,7 @@ def size(quick: bool, runs: int | None) -> Size:
         )  # fmt: skip
     many = runs or 10_000
     return Size(
-        runs=many, long_runs=many, warm_up=1000, long_warm_up=250,
+        runs=many, long_runs=many, warm_up=1000, long_warm_up=500,
         burst=1000, window=5.0, streams=200, one_token=300, rate=2000, stops=100,
     )  # fmt: skip
 
@@ -101,15 +104,22 @@ async def create(client: Client) -> str:
     return str((await client.request("session.create", toolsets=[]))["session"]["id"])
 
 
-async def many(daemon: Daemon, count: int, prompt: str, each: Callable[[int], None] = lambda done: None) -> float:
-    """`count` runs by some clients, one session each; the seconds they took. `each` hears of each that has ended."""
+async def many(
+    daemon: Daemon,
+    count: int,
+    prompt: str,
+    each: Callable[[int], None] = lambda done: None,
+    sessions: Sequence[str | None] = (None,) * CLIENTS,
+) -> float:
+    """`count` runs by some clients, one session each (None: a new one); the seconds they took. `each` hears of each
+    that has ended."""
     left, done = count, 0
     began = time.monotonic()
 
-    async def client_task() -> None:
+    async def client_task(known: str | None) -> None:
         nonlocal left, done
         async with daemon.connect() as client:
-            session = await create(client)
+            session = known or await create(client)
             while left > 0:
                 left -= 1
                 await complete(client, session, prompt)
@@ -117,8 +127,8 @@ async def many(daemon: Daemon, count: int, prompt: str, each: Callable[[int], No
                 each(done)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(CLIENTS):
-            nursery.start_soon(client_task)
+        for session in sessions:
+            nursery.start_soon(client_task, session)
     return time.monotonic() - began
 
 
@@ -134,9 +144,11 @@ async def measure_slope(daemon: Daemon, warm_up: int, runs: int, deltas: int) ->
         if done % max(1, runs // 4) == 0:
             say(f"{done} of {runs} runs of {deltas} deltas, {daemon.resident() / 2**20:.1f} MB")
 
-    await many(daemon, warm_up, prompt)
+    async with daemon.connect() as client:
+        sessions = [await create(client) for _ in range(CLIENTS)]
+    await many(daemon, warm_up, prompt, sessions=sessions)
     cpu = daemon.cpu()
-    seconds = await many(daemon, runs, prompt, sample)
+    seconds = await many(daemon, runs, prompt, sample, sessions)
     cpu = daemon.cpu() - cpu
     return {
         "runs": runs,
