@@ -2,15 +2,14 @@
 
 import { button, h } from "./dom.js";
 import * as format from "./format.js";
+import { moreOf } from "./output.js";
 
 let numbers = 0;
 
 /** The values of a call's input, each as text. */
 export function inputView(input) {
   const entries = input !== null && typeof input === "object" ? Object.entries(input) : [["input", input]];
-  const rows = entries
-    .filter(([name]) => !name.endsWith("_more"))
-    .map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: typeof value === "string" ? value : JSON.stringify(value) })));
+  const rows = entries.map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: typeof value === "string" ? value : JSON.stringify(value) })));
   return h("dl", { class: "input" }, rows);
 }
 
@@ -83,6 +82,7 @@ export class ApprovalView {
     this.asked = asked;
     this._link = link;
     this._replying = false;
+    this._given = null; // what was decided here
     const id = `ask-${++numbers}`;
     this._error = h("p", { class: "error", role: "alert", hidden: true });
     const form = asked.parent_call_id === undefined ? this._call(id) : this._question(id);
@@ -111,7 +111,7 @@ export class ApprovalView {
       h("p", { id, class: "asks" }, "Allow ", h("code", { text: asked.tool }), "?"),
       asked.question && h("p", { class: "muted", text: asked.question }),
       inputView(asked.input),
-      asked.input_more && h("p", { class: "muted", text: `The input is longer than what is shown: ${format.bytes(asked.input_more.bytes)}.` }),
+      asked.input_more && this._whole(asked.input_more),
       h(
         "div",
         { class: "buttons" },
@@ -139,8 +139,27 @@ export class ApprovalView {
     ];
   }
 
+  /** The input is longer than what is shown: all of it, as it is sent. */
+  _whole(more) {
+    const text = h("pre", { class: "result", hidden: true, tabindex: 0, "aria-label": "The whole input" });
+    const line = moreOf(this._link, more, 0, (piece) => {
+      text.hidden = false;
+      text.append(piece);
+    }, "input.json");
+    return h("div", {}, h("p", { text: "The input is longer than what is shown here." }), text, line);
+  }
+
+  /** What to tell whoever looked at this and did not decide it; empty if they did, or if the run tells more. */
+  outcome({ decision, by }) {
+    if (decision === this._given || by === "stop" || by === "call") return "";
+    const how = decision === "allow" || decision === "allow_always" ? "allowed" : "denied";
+    const who = { client: "in another window or program", rule: "by a rule", expiry: "because nobody answered in time", restart: "because the daemon was lost" }[by];
+    return `${this.asked.tool} was ${how} ${who ?? `by ${by}`}${this._given ? ", before your answer" : ""}.`;
+  }
+
   async _reply(decision, more = {}) {
     if (this._replying) return;
+    this._given = decision;
     this._replying = true; // nothing is disabled meanwhile: that would take the focus away
     this.element.setAttribute("aria-busy", "true");
     this._error.hidden = true;
@@ -149,7 +168,10 @@ export class ApprovalView {
     } catch (error) {
       if (error.code === "already_resolved") this._fail(`It has been answered already: ${error.data.decision}, by ${error.data.by}.`);
       else if (error.code === "lost") this._fail("The connection was lost before the answer was there. Try again.");
-      else this._fail(error.message);
+      else {
+        this._given = null;
+        this._fail(error.message);
+      }
     }
     this._replying = false;
     this.element.removeAttribute("aria-busy");

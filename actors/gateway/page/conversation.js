@@ -12,6 +12,7 @@ import { isTerminal, Transcript } from "./transcript.js";
 import { Waiting } from "./waiting.js";
 
 const NEAR = 80; // pixels from the end that count as being there
+const TOLD = 20_000; // ms that somebody else's decision is told
 const AHEAD = 600; // pixels before an end at which the next page is asked for
 
 export class Conversation {
@@ -32,10 +33,11 @@ export class Conversation {
     this._empty = h("p", { class: "empty muted", hidden: true, text: "Nothing has been said yet." });
     this._top = h("p", { class: "paging muted", hidden: true, text: "Earlier messages…" });
     this._now = h("p", { class: "now", hidden: true });
+    this._told = h("p", { class: "told", hidden: true }); // who decided what was asked here
     this._todos = new Todos();
     this._loose = h("div", { class: "slot" }); // questions whose call is not shown
     this._waiting = new Waiting(page, { onRestore: (text) => this.composer.restore(text) });
-    this._column = h("div", { class: "column" }, this._top, this._empty, this._list, this._loose, this._todos.element, this._now, this._waiting.element);
+    this._column = h("div", { class: "column" }, this._top, this._empty, this._list, this._loose, this._todos.element, this._told, this._now, this._waiting.element);
     this._scroller = h("div", { class: "scroller", role: "log", "aria-live": "off", "aria-label": "Conversation", tabindex: 0 }, this._column);
     this._jump = button("Newest", () => this.jump(), { kind: "jump", glyph: "down", hidden: true });
     this.composer = new Composer({ onSend: (message) => this._send(message), onStop: () => this.stop(), limits: () => this._link.hello?.limits ?? {} });
@@ -78,6 +80,7 @@ export class Conversation {
     for (const view of this._views.values()) view.close();
     this._views.clear();
     this._todos.show([]);
+    this._tell("");
     for (const ask of this._asks.values()) ask.element.remove();
     this._asks.clear();
     this._near.disconnect();
@@ -265,6 +268,16 @@ export class Conversation {
     else if (this._heard !== null && isTerminal(this._heard.status)) this._tellEnd(this._heard);
   }
 
+  /** Tell it for a while: it is not part of the conversation. */
+  _tell(text) {
+    clearTimeout(this._telling);
+    setText(this._told, text);
+    this._told.hidden = text === "";
+    if (text === "") return;
+    announce(text);
+    this._telling = setTimeout(() => this._tell(""), TOLD);
+  }
+
   _tellEnd(run) {
     this._heard = null;
     const last = this._transcript.messages.findLast((message) => message.info.run_id === run.id && message.info.role === "assistant");
@@ -277,6 +290,9 @@ export class Conversation {
     for (const [id, view] of this._asks) {
       if (asked.has(id)) continue;
       const focused = view.element.contains(document.activeElement);
+      const decision = this._transcript.decisions.get(id);
+      const outcome = decision ? view.outcome(decision) : "";
+      if (outcome) this._tell(outcome);
       view.element.remove();
       this._asks.delete(id);
       if (focused) this.composer.field.focus();
@@ -287,6 +303,7 @@ export class Conversation {
       if (view === undefined) {
         view = new ApprovalView(this._link, approval);
         this._asks.set(id, view);
+        this._tell("");
         announce(`${view.sentence}. Alt+A goes there.`);
       }
       const slot = this._slot(approval.parent_call_id ?? id);

@@ -1,4 +1,6 @@
-// Elements are made by code alone: text is always a text node, and nothing here takes HTML.
+// Elements are made by code alone: text is always a text node, and nothing here takes HTML. What is shown is clean.
+
+import { clean } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -34,13 +36,14 @@ export function h(tag, props = {}, ...children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined) continue;
     if (name === "class") element.className = value;
-    else if (name === "text") element.textContent = value;
+    else if (name === "text") element.textContent = clean(String(value));
     else if (name === "on") for (const [event, run] of Object.entries(value)) element.addEventListener(event, run);
     else if (name === "data") Object.assign(element.dataset, value);
     else if (["hidden", "checked", "disabled", "value", "open", "selected"].includes(name)) element[name] = value;
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const wanted = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...wanted.map((child) => (typeof child === "string" ? clean(child) : child)));
   return element;
 }
 
@@ -70,7 +73,8 @@ export function button(label, run, { kind = "", glyph = null, shown = true, titl
 
 /** Set the text only if it differs, so that selections and screen readers are left alone. */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = clean(text ?? "");
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** Make the children of `parent` exactly `wanted`, moving as little as can be. */

@@ -84,6 +84,14 @@ export function usageWhole(used, currency) {
   return lines.join("\n");
 }
 
+// What turns the order of the text behind it, or is no character at all.
+const UNSEEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/gu;
+
+/** The text without anything that makes it look like another one. As long as it was: each such sign becomes a visible one. */
+export function clean(text) {
+  return text.replace(UNSEEN, (sign) => (sign < " " ? String.fromCharCode(0x2400 + sign.charCodeAt(0)) : "\ufffd"));
+}
+
 /** The beginning of a text as one line of at most `room` characters. */
 export function line(text, room) {
   const head = text.slice(0, room * 4).replace(/\s+/gu, " ").trim();

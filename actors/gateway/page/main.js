@@ -167,7 +167,7 @@ function show() {
 function showHead() {
   const name = route.view === "session" ? (present ? present.title || "Untitled" : "…") : route.view === "new" ? start.title : views[route.view].title;
   setText(title, name);
-  document.title = `${asks ? "● " : ""}${name} · greenroom`;
+  document.title = `${asks ? "● " : ""}${format.clean(name)} · greenroom`;
   setText(about, present ? [present.model, present.cwd].filter(Boolean).join(" · ") : "");
   setText(used, present ? format.usage(present.usage, page.currency()) : "");
   used.title = present ? format.usageWhole(present.usage, page.currency()) : "";

@@ -1,5 +1,6 @@
 // A text as it grows: plain at once, then the daemon's HTML. What the daemon has taken is final and never touched again.
 
+import { clean } from "./format.js";
 import { fragment } from "./html.js";
 
 const PERIOD = 250; // ms between two renderings of one text while it grows
@@ -85,7 +86,7 @@ export class Markdown {
   }
 
   _showPlain() {
-    const rest = this._text.slice(this._rendered, this._rendered + PLAIN);
+    const rest = clean(this._text.slice(this._rendered, this._rendered + PLAIN));
     if (this._plain === null) {
       if (!rest) return;
       const holder = document.createElement(this._rendered === this._taken ? "p" : "span");

@@ -58,7 +58,7 @@ export function moreOf(link, { bytes, handle }, offset, onText, name = "output.t
     more.disabled = true;
     try {
       const piece = await link.request("output.read", { handle, offset: at, limit: PIECE });
-      onText(piece.text ?? "", first);
+      onText(format.clean(piece.text ?? ""), first);
       first = false;
       at = piece.next_offset;
       more.hidden = at === undefined;

@@ -6,6 +6,7 @@
 
 import { utf8Length } from "./format.js";
 
+const DECISIONS = 32;
 const PREVIEW = 8_000; // characters of live tool output that are kept a call
 const TERMINAL = new Set(["completed", "failed", "cancelled", "interrupted"]);
 
@@ -26,6 +27,7 @@ export class Transcript {
     this._byId = new Map();
     this._parts = new Map(); // part id → [message, part], of live messages
     this._calls = new Map(); // call id → part, of live messages
+    this.decisions = new Map(); // call id → {decision, by}, of the latest questions that were resolved
   }
 
   message(id) {
@@ -295,6 +297,8 @@ const HANDLERS = {
   },
   "approval.resolved"(event, run) {
     run.approvals.delete(event.call_id);
+    this.decisions.set(event.call_id, event);
+    for (const id of this.decisions.keys()) if (this.decisions.size > DECISIONS) this.decisions.delete(id);
     const part = this._calls.get(event.call_id);
     if (part) part.decision = event.decision;
   },

@@ -1,0 +1,115 @@
+"""The page, as somebody checked who had not written it: what one may be deceived by, and what one has to be told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.browser import browsing, chromium
+from tests.e2e.test_page import go, sign_in, write
+from tests.e2e.wire import DaemonProcess, connect, daemon
+from tests.model_server import model_server
+
+LIMIT = 120.0
+TURNED = "safe\u202egpj.exe"  # shown as if it ended in .jpg
+LONG = "b" * 40_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[str]:
+    with chromium() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, browser: str) -> Iterator[DaemonProcess]:
+    with model_server() as service:
+        config = f"""
+            default_model = "theirs"
+            [models.theirs]
+            provider = "openai"
+            base_url = "{service.url}"
+            model = "greeting"
+            [permissions]
+            ask = ["files.read_file"]
+            [limits]
+            drain_timeout = "1s"
+        """
+        with daemon(tmp_path_factory.mktemp("checked") / "data", config) as process:
+            yield process
+
+
+def call(**values: str) -> str:
+    """A message that makes the model call a tool that is asked for."""
+    return f"!tool name=files__read_file input={json.dumps(values, separators=(',', ':'))}"
+
+
+async def test_a_question_hides_nothing_of_the_input(server: DaemonProcess, browser: str) -> None:
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server)
+            await go(tab, session)
+            started = await wire.request(
+                "run.start", session_id=session, text=call(path=TURNED, read_more="also-this", long=LONG + "the-end")
+            )
+            await tab.until("document.querySelector('.ask')")
+            shown = await tab.evaluate(
+                "[...document.querySelectorAll('.ask dd')].map((value) => value.textContent.slice(0, 100))"
+            )
+            assert shown == [TURNED.replace("\u202e", "\ufffd"), "also-this", LONG[:100]]
+            # Of a long one all of it can be read before it is allowed.
+            assert "the-end" not in await tab.text(".ask")
+            await tab.click(".ask .more button", "Show more")
+            await tab.until("document.querySelector('.ask .result').innerText.includes('the-end')")
+            await wire.request("run.stop", run_id=started["run"]["id"])
+            await tab.until("!document.querySelector('.ask')")
+            assert await tab.verdict() == []
+
+
+async def test_who_did_not_decide_is_told(server: DaemonProcess, browser: str, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("a note")
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create", cwd=str(tmp_path)))["session"]["id"]
+            one, two = await sign_in(profile, server), await sign_in(profile, server)
+            await go(one, session)
+            await go(two, session)
+            await write(one, call(path="note.txt"))
+            await two.until("document.querySelector('.ask')")
+            await one.click(".ask button", "Deny")
+            await two.sees("files.read_file was denied in another window or program.")
+            await two.until("document.querySelector('#said').innerText !== ''")
+            assert not await one.count(".told:not([hidden])")
+            # The next question takes its place; this time the other one is the first.
+            await one.until("document.querySelector('.composer .stop').hidden")
+            await write(one, call(path="note.txt"))
+            await one.until("document.querySelector('.ask')")
+            await two.click(".ask button", "Allow")
+            await one.sees("files.read_file was allowed in another window or program.")
+            await two.until("!document.querySelector('.ask')")
+            assert not await two.count(".told:not([hidden])")
+
+
+async def test_the_send_button_of_a_phone_is_at_its_end(server: DaemonProcess, browser: str) -> None:
+    right = "document.querySelector('.composer .row').getBoundingClientRect().right"
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile:
+            tab = await sign_in(profile, server, width=360, height=640, phone=True)
+            await tab.until(f"document.querySelector('.composer .primary').getBoundingClientRect().right === {right}")
+
+
+async def test_the_largest_owner_is_the_first(server: DaemonProcess, browser: str) -> None:
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile:
+            tab = await sign_in(profile, server)
+            await tab.evaluate("location.hash = '#/holds'")
+            await tab.until("document.querySelectorAll('.legend tbody tr').length > 5")
+            shares = await tab.evaluate(
+                "[...document.querySelectorAll('.legend td:nth-child(3)')].map((cell) => parseFloat(cell.innerText))"
+            )
+            assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
