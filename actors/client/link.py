@@ -95,13 +95,21 @@ class Link:
     async def request(self, method: str, params: dict[str, Any], inbox: Inbox | None = None) -> dict[str, Any]:
         """The result. Raises RemoteError, ConnectionLost. The watch that the reply begins pushes into `inbox`."""
         if self.lost is not None:
+            await trio.lowlevel.checkpoint()  # who asks again and again must not keep all others from their work
             raise self.lost.with_traceback(None)
         self._last_id += 1
         request_id = self._last_id
         frame = codec.dump({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}).decode()
         pending = self._pending[request_id] = _Pending(inbox)
         try:
-            await self._socket.send(frame)
+            try:
+                await self._socket.send(frame)
+            except ConnectionLost:
+                # The reader may not know yet. Until it does this link counts as the present one, and who asks again
+                # would be refused without waiting, for ever.
+                await self._socket.abort()
+                await self._ended.wait()
+                raise
             await pending.done.wait()
         except BaseException:
             # The reply may still begin a watch, which then has to be closed: see `_take_reply`.
