@@ -29,7 +29,7 @@ _CODE: Final = _SHELLS | _names(
     """eval trap alias ssh su runuser sg watch parallel sem script tmux screen env flock gdb lldb logsave nix-shell
     sshpass start-stop-daemon unbuffer xterm hyperfine concurrently mispipe pee xdg-terminal gnome-terminal konsole
     alacritty kitty wezterm urxvt rxvt foot terminator tilix x-terminal-emulator powershell watchexec
-    export readonly declare typeset local let mapfile readarray compgen complete bind fc"""
+    let mapfile readarray compgen complete bind fc"""
 )
 _CARRIERS: Final = (
     KEYWORDS

@@ -31,6 +31,14 @@ DEPTH_MAX: Final = 16
 _AGAIN_MAX: Final = 2 * TEXT_MAX
 
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^\]]*\])?\+?=", re.ASCII)
+_SETTING: Final = frozenset(("export", "readonly", "declare", "typeset", "local"))
+# Variables whose text programs run, or expand: pagers, editors, prompts. What the shell itself runs of a variable is
+# unknown where it is used.
+_RUN_BY_PROGRAMS: Final = re.compile(
+    r"PAGER|EDITOR|VISUAL|BROWSER|SHELL|COMMAND|CMD|ASKPASS|LESSOPEN|LESSCLOSE|RSH|SSH|OPT|FLAGS|ENV|PS[0-4]|EXEC|WRAP"
+    r"|LAUNCH|PRELOAD|PROGRAM|HELPER|FILTER|HOOK|TOOL|PROXY|\AGIT_|\A(CC|CXX|LD|AR|CPP|AS)\b",
+    re.ASCII | re.IGNORECASE,
+)
 _REDIRECTION: Final = re.compile(r"<<<|<<-|<<|<>|<&|>>|>\||>&|<|>")
 _DESCRIPTOR: Final = re.compile(r"[0-9]{1,4}-?|-", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
@@ -147,8 +155,7 @@ class _Reader:
             simple.redirection = None
         words, simple.words = simple.words, []
         while words and (assignment := _ASSIGNMENT.match(words[0])):
-            self._found.doubt("it sets a variable")
-            self._hint(words[0][assignment.end() :])  # which programs may run: a pager, an editor
+            self._variable(words[0], assignment)
             del words[0]
         if words:
             self._take(words)
@@ -159,6 +166,11 @@ class _Reader:
         if ANY in words[0]:
             found.unknown("the name of a command is not known before it runs")
             return
+        if words[0] in _SETTING:
+            found.doubt("it sets a variable")
+            for word in words[1:]:
+                if assignment := _ASSIGNMENT.match(word):
+                    self._variable(word, assignment)
         if "case" in words and self._closing:
             raise Lost("a parenthesis may close the pattern of a case or a command")
         carrier = carried(words)
@@ -175,6 +187,11 @@ class _Reader:
             self._again(script)
         for hint in carrier.hints:
             self._hint(hint)
+
+    def _variable(self, word: str, assignment: re.Match[str]) -> None:
+        self._found.doubt("it sets a variable")
+        if _RUN_BY_PROGRAMS.search(assignment[0]):
+            self._hint(word[assignment.end() :])
 
     def _hint(self, text: str) -> None:
         """Note what may be a command in a text that is code of any language, or a setting."""

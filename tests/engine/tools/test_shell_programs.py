@@ -79,7 +79,8 @@ def decision(command: str) -> str:
         "git config core.pager 'rm x'",
         "git difftool -x 'rm x'",
         "git fetch --upload-pack='rm x' y",
-        "export X='rm y'",
+        "export EDITOR='rm y'",
+        "BASH_ENV='$(rm x)' bash f",
         "echo 'import os; os.system(\"rm x\")' | python3 -",
         "git filter-branch --tree-filter 'rm x' HEAD",
         "cmake -E rm x",
@@ -96,6 +97,8 @@ def test_what_a_program_is_told_to_run_is_denied(command: str) -> None:
     "command",
     [
         "git --exec-path=/tmp log",
+        "MESSAGE='rm old files'; git commit -m \"$MESSAGE\"",
+        "export MESSAGE='rm old files'",
         "sed -f- <<E\ne rm x\nE",
         "git clone 'ext::sh -c rm% x' y",
         "git -C d -c x.y=z log",
