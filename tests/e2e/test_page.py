@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -71,12 +72,11 @@ async def shoot(tab: Tab, name: str) -> None:
         await tab.screenshot(Path(SHOTS) / f"{name}.png")
 
 
-async def answers(tab: Tab) -> Any:
-    """The texts of all messages that are shown, once they are rendered."""
-    await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
-    return await tab.evaluate(
-        "[...document.querySelectorAll('.message .parts')].map((parts) => parts.innerText.trim())"
-    )
+async def shows(tab: Tab, texts: list[str]) -> None:
+    """Wait until the messages that are shown have exactly these texts, all of them rendered."""
+    shown = "JSON.stringify([...document.querySelectorAll('.message .parts')].map((one) => one.innerText.trim()))"
+    wanted = json.dumps(json.dumps(texts, separators=(",", ":"), ensure_ascii=False))
+    await tab.until(f"!document.querySelector('.markdown[aria-busy=true]') && {shown} === {wanted}")
 
 
 async def stored_texts(wire: Wire, session: str) -> list[str]:
@@ -178,7 +178,8 @@ async def test_two_tabs_of_a_session_show_the_same(server: DaemonProcess, browse
             for tab in (one, two):
                 await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.includes('heron')")
                 await tab.until("!document.querySelector('.ask')")
-            assert await answers(one) == await answers(two)
+            parts = "[...document.querySelectorAll('.message .parts')].map((one) => one.innerText.trim())"
+            await shows(two, await one.evaluate(parts))
             assert await one.verdict() == await two.verdict() == []
 
 
@@ -213,13 +214,13 @@ async def test_the_daemon_is_killed_and_comes_back(tmp_path: Path, browser: str)
                     stored = await stored_texts(wire, session["id"])
                 # The text that was kept may be shorter than what was shown; the page shows what was kept.
                 assert stored[1] and shown.startswith(stored[1])
-                assert await answers(tab) == stored
+                await shows(tab, stored)
                 assert stored[2:] == ["count to 3", "1 2 3"]
                 assert "Interrupted" in await tab.text(".assistant .end")
                 await tab.reload()
                 await tab.until("document.querySelectorAll('.message').length === 4")
                 assert await tab.evaluate("document.querySelector('.composer textarea').value") == "half a thought"
-                assert await answers(tab) == stored
+                await shows(tab, stored)
                 assert [offence for offence in await tab.verdict() if "ERR_CONNECTION" not in offence] == []
 
 
@@ -244,5 +245,5 @@ async def test_offline_and_back(server: DaemonProcess, browser: str) -> None:
             await tab.until(CONNECTED)
             await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.trim() === '1 2 3'")
             numbers = " ".join(str(number) for number in range(1, 401))
-            assert await answers(tab) == ["count to 400 every 5 ms", numbers, "count to 3", "1 2 3"]
+            await shows(tab, ["count to 400 every 5 ms", numbers, "count to 3", "1 2 3"])
             await tab.until("document.querySelector('#banner').hidden")

@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from tests.e2e.browser import browsing, chromium
-from tests.e2e.test_page import answers, go, shoot, sign_in, stored_texts, write
+from tests.e2e.test_page import go, shoot, shows, sign_in, stored_texts, write
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
 
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def test_who_comes_late_gets_a_snapshot_and_goes_on(server: DaemonProcess,
             await tab.reload()
             await tab.until("document.querySelector('.assistant .text')?.innerText.trim().endsWith(' 500')")
             numbers = " ".join(str(number) for number in range(1, 501))
-            assert await answers(tab) == ["count to 500 every 10 ms", numbers]
+            await shows(tab, ["count to 500 every 10 ms", numbers])
             await tab.until("document.querySelector('.composer .stop').hidden")
             # A question that waits is there for who comes late, too, and goes when somebody else has answered it.
             started = await wire.request("run.start", session_id=session, text="read nothing.txt")
@@ -109,9 +109,9 @@ async def test_what_is_sent_to_a_run_at_work(server: DaemonProcess, browser: str
             await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.startsWith('1 2 3 4')")
             await tab.click(".composer .modes label", "Interrupt")
             await write(tab, "count to 3")
-            await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText.trim() === '1 2 3'")
-            await tab.until("document.querySelector('.composer .stop').hidden")
-            assert await answers(tab) == await stored_texts(wire, session)
+            while (stored := await stored_texts(wire, session))[-2:] != ["count to 3", "1 2 3"]:
+                pass
+            await shows(tab, stored)
             runs = (await wire.request("run.list", session_id=session))["runs"]
             assert [run["status"] for run in runs] == ["completed", "cancelled"]
             # For the model, a summary takes the place of what was said; here nothing goes.
