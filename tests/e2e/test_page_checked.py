@@ -113,3 +113,24 @@ async def test_the_largest_owner_is_the_first(server: DaemonProcess, browser: st
                 "[...document.querySelectorAll('.legend td:nth-child(3)')].map((cell) => parseFloat(cell.innerText))"
             )
             assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+
+
+async def test_text_that_is_written_from_the_right_stands_there(server: DaemonProcess, browser: str) -> None:
+    text = "!stream n=1 text=שלום\xa0(abc)!\n\n-\tפריט\n\nabc\n\n-\titem"  # the scenario's settings have no spaces
+    side = "(range.selectNode({}), range.getBoundingClientRect().left > innerWidth / 2)"
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server, width=600)
+            await go(tab, session)
+            await wire.request("run.start", session_id=session, text=text)
+            await tab.until("document.querySelectorAll('.markdown li').length === 2")
+            await tab.evaluate("globalThis.range = document.createRange()")
+            await tab.evaluate("globalThis.text = (node) => (node.firstChild ? text(node.firstChild) : node)")
+            for place, at_right in (("p", True), ("li", True), ("ul + p", False)):
+                words = f"document.querySelector('.markdown').querySelector({json.dumps(place)})"
+                assert await tab.evaluate(side.format(f"text({words})")) is at_right, place
+            directions = (
+                "[...document.querySelectorAll('.markdown ul')].map((list) => getComputedStyle(list).direction)"
+            )
+            assert await tab.evaluate(directions) == ["rtl", "ltr"]

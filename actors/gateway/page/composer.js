@@ -29,7 +29,7 @@ export class Composer {
     this._files = [];
     this._busy = false;
     this.field = h("textarea", {
-      rows: 1, placeholder: "Write a message", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
+      rows: 1, dir: "auto", placeholder: "Write a message", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
       on: { input: () => this._typed(), keydown: (event) => this._key(event), paste: (event) => this._pasted(event) },
     });
     this._chips = h("ul", { class: "chips", "aria-label": "Files", hidden: true });

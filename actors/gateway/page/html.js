@@ -4,6 +4,7 @@
 const TAGS = new Set("p h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong del a table thead tbody tr th td hr br span".split(" "));
 const ATTRIBUTES = { a: ["href"], li: ["value"] };
 const CLASSES = /^[a-z0-9 _-]*$/iu;
+const FROM_RIGHT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/u; // letters of languages that are written from the right
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 
 const policy = globalThis.trustedTypes?.createPolicy("greenroom", { createHTML: (html) => html });
@@ -14,6 +15,8 @@ export function fragment(html) {
   const template = document.createElement("template");
   template.innerHTML = policy ? policy.createHTML(html) : html;
   for (const element of [...template.content.querySelectorAll("*")]) check(element);
+  // Text is turned by the style sheet; what has marks or columns is by the language that it begins with.
+  if (FROM_RIGHT.test(html)) for (const element of template.content.querySelectorAll("ul, ol, blockquote, table")) element.dir = "auto";
   return template.content;
 }
 
