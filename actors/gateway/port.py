@@ -251,9 +251,13 @@ class Gateway(Actor):
         period = min(limits.ping_interval, limits.silence_timeout, limits.slow_client_timeout) / LOOKS
         while True:
             await trio.sleep(period)
-            now = trio.current_time()
-            for connection in tuple(self._live.values()):
-                connection.look(now)
+            self._look_once()
+
+    def _look_once(self) -> None:
+        """Apart from the waiting, whose locals would keep the last connection until the next one is there."""
+        now = trio.current_time()
+        for connection in tuple(self._live.values()):
+            connection.look(now)
 
     # ------------------------------------------------------------ figures
     def figures(self) -> GatewayStatistics:
