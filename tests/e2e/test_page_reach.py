@@ -21,6 +21,7 @@ ask = ["files.list_directory", "files.read_file"]
 [limits]
 drain_timeout = "1s"
 """
+LARGE = 24  # messages of a page that is nearly empty
 LONG = 400  # messages: more than are in the document at once
 MOST = 200
 VIEWS = ("new", "runs", "toolsets", "holds")
@@ -36,6 +37,21 @@ def long_session() -> Iterator[dict[str, Any]]:
     yield {"end": {"messages": LONG, "parts": LONG, "blobs": 0}}
 
 
+def large_session() -> Iterator[dict[str, Any]]:
+    """Calls of which a few fill a page of the protocol, and that take next to no room while they are folded."""
+    session = {"id": "ses_b", "title": "Large results", "model": "demo", "cwd": "/", "created_at": 1}
+    yield {"greenroom": "session", "version": 1, "session": session}
+    for number in range(LARGE):
+        message = {"role": "assistant", "finished_at": number, "finish": "tool_calls"}
+        yield {"message": {**message, "id": f"msg_{number}", "created_at": number}}
+        call = {"call_id": f"call_{number}", "tool": "shell.run", "state": "completed", "title": f"command {number}"}
+        part = {"kind": "tool", "id": f"prt_{number}", **call, "input": "{}"}
+        yield {"part": part, "long": {"output": 40_000}}
+        for _ in range(4):
+            yield {"piece": "z" * 10_000}
+    yield {"end": {"messages": LARGE, "parts": LARGE, "blobs": 0}}
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[str]:
     with chromium() as address:
@@ -45,7 +61,8 @@ def browser() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, browser: str) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("reach") / "data"
-    answer(greenroom(folder, "sessions", "import", text="".join(json.dumps(line) + "\n" for line in long_session())))
+    for lines in (large_session(), long_session()):
+        answer(greenroom(folder, "sessions", "import", text="".join(json.dumps(line) + "\n" for line in lines)))
     with daemon(folder, CONFIG) as process:
         yield process
 
@@ -260,6 +277,22 @@ async def test_a_long_session_is_paged_and_the_document_stays_small(server: Daem
 
 def every(selector: str, what: str) -> str:
     return f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => one.{what})"
+
+
+async def test_a_page_that_does_not_fill_the_screen_is_followed_by_the_one_before(
+    server: DaemonProcess, browser: str
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            (session,) = (await wire.request("session.list", query="Large"))["sessions"]
+            page = await wire.request("session.messages", session_id=session["id"], limit=50)
+            assert len(page["messages"]) < LARGE  # one page of the protocol has not all of it
+            tab = await sign_in(profile, server)
+            await go(tab, session["id"])
+            await tab.sees("command 0")
+            names = await tab.evaluate(every(".gist", "innerText"))
+            assert names == [f"command {number}" for number in range(LARGE)]
+            assert await tab.verdict() == []
 
 
 async def test_what_the_daemon_holds_is_drawn(server: DaemonProcess, browser: str) -> None:

@@ -224,6 +224,9 @@ export class Conversation {
     this._waiting.show(this._id);
     this._pages.trim(this._following);
     this._follow();
+    // What is here does not fill the place: nobody can scroll to ask for more.
+    const { scrollHeight, clientHeight } = this._scroller;
+    if (this._pages.hasOlder && this._link.state === "open" && scrollHeight < clientHeight + AHEAD) this._turn(() => this._pages.older());
   }
 
   _showMessages() {
@@ -351,9 +354,10 @@ export class Conversation {
     try {
       await work();
     } catch {
-      // lost: the next scroll asks again
+      return; // lost: the next scroll asks again
+    } finally {
+      this._paging = false;
     }
-    this._paging = false;
     if (generation !== this._generation && this._id === null) return;
     const middle = this._scroller.getBoundingClientRect().top;
     const anchor = [...this._list.children].find((element) => element.getBoundingClientRect().bottom > middle);
