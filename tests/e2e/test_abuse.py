@@ -30,8 +30,8 @@ LEFT_KIB = 64 * 1024
 CONFIG = f"""
 [limits]
 connections_max = {CONNECTIONS}
-handshake_timeout = "1s"
-slow_client_timeout = "1s"
+handshake_timeout = "3s"
+slow_client_timeout = "3s"
 drain_timeout = "1s"
 """
 
