@@ -19,6 +19,8 @@ LEFT = Left(session_id=None, run_id=None, unsent=None, crashed=False)
 
 
 class Stream(io.StringIO):
+    encoding = "utf-8"
+
     def __init__(self, is_terminal: bool) -> None:
         super().__init__()
         self._is_terminal = is_terminal
