@@ -306,9 +306,11 @@ async def test_what_the_daemon_holds_is_drawn(server: DaemonProcess, browser: st
             assert await tab.count(".plot .area") == len(stats["memory"]["owned"])
             drawn = await tab.evaluate(every(".plot path", "getAttribute('d')"))
             assert not any("NaN" in path or "Infinity" in path for path in drawn)
-            # The areas are on top of each other, below the top of the drawing; the largest owner has the largest.
-            heights = await tab.evaluate(every(".plot .area", "getBBox().height"))
-            assert max(heights) > 40 and sum(heights) < 260
+            # Each area begins where the one below it ends, within the drawing; the largest owner has much of it.
+            tops = await tab.evaluate(every(".plot .area", "getAttribute('d').match(/^M[\\d.]+ ([\\d.]+)/)[1]"))
+            assert [float(top) for top in tops] == sorted((float(top) for top in tops), reverse=True)
+            assert 0 < float(tops[-1]) < float(tops[0]) < 260
+            assert max(await tab.evaluate(every(".plot .area", "getBBox().height"))) > 40
             names = await tab.evaluate(every(".legend th[scope=row]", "innerText.trim()"))
             assert set(names) == {name.replace("_", " ") for name in stats["memory"]["owned"]}
             assert "MB" in await tab.text(".tile .value")
