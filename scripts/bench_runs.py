@@ -164,22 +164,22 @@ async def measure_burst(daemon: Daemon, count: int, window: float) -> dict[str, 
     await many(daemon, count * 6 // 10, "!stream n=200 batch=50")
     await trio.sleep(2 * window + RETURN_PATIENCE)
     baseline = daemon.resident()
-    async with daemon.connect() as observer:
-        descriptors = daemon.descriptors()
-        active = await begin_burst(daemon, count)
-        during = daemon.resident()
-        began = time.monotonic()
-        await in_parallel(daemon, [partial(stop, run_id) for run_id in active])
-        stopped = time.monotonic() - began
-        ended = daemon.resident()
-        counts = (await observer.request("daemon.stats"))["counts"]
-        assert counts["active_runs"] == 0, counts
-        assert counts["retained_runs"] == count or stopped > window / 2, counts  # a slow machine: the first are due
-        await trio.sleep(window)
-        passed = daemon.resident()
-        await trio.sleep(window + RETURN_PATIENCE)
-        stats = await observer.request("daemon.stats")
-        memory = daemon.resident()
+    descriptors = daemon.descriptors()
+    active = await begin_burst(daemon, count)
+    during = daemon.resident()
+    began = time.monotonic()
+    await in_parallel(daemon, [partial(stop, run_id) for run_id in active])
+    stopped = time.monotonic() - began
+    ended = daemon.resident()
+    counts = (await stats(daemon))["counts"]
+    assert counts["active_runs"] == 0, counts
+    assert counts["retained_runs"] == count or stopped > window / 2, counts  # a slow machine: the first are due
+    await trio.sleep(window)
+    passed = daemon.resident()
+    await trio.sleep(window + RETURN_PATIENCE)
+    memory = daemon.resident()
+    descriptors_more = daemon.descriptors() - descriptors
+    counts = (await stats(daemon))["counts"]
     return {
         "runs": count,
         "baseline_mb": round(baseline / 2**20, 1),
@@ -189,9 +189,15 @@ async def measure_burst(daemon: Daemon, count: int, window: float) -> dict[str, 
         "after_mb": round(memory / 2**20, 1),
         "kept_mb": round((memory - baseline) / 2**20, 1),
         "stopped_in_s": round(stopped, 2),
-        "descriptors_more": daemon.descriptors() - descriptors,
-        "counts": {name: stats["counts"][name] for name in ("sessions", "active_runs", "retained_runs")},
+        "descriptors_more": descriptors_more,
+        "counts": {name: counts[name] for name in ("sessions", "active_runs", "retained_runs")},
     }
+
+
+async def stats(daemon: Daemon) -> Any:
+    """What the daemon says that it holds, over a connection that is not left silent meanwhile: it would be dropped."""
+    async with daemon.connect() as client:
+        return await client.request("daemon.stats")
 
 
 async def begin_burst(daemon: Daemon, count: int) -> list[str]:
@@ -217,14 +223,14 @@ async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str
     found: dict[str, dict[str, Any]] = {}
     runs: list[str] = []
 
-    async def look(observer: Client, state: str) -> None:
-        stats = await observer.request("daemon.stats")
-        memory = stats["memory"]
+    async def look(state: str) -> None:
+        said = await stats(daemon)
+        memory = said["memory"]
         found[state] = {
             "resident_mb": round(memory["resident"] / 2**20, 1),
             "owned_mb": {owner: round(held / 2**20, 2) for owner, held in memory["owned"].items()},
             "explained": round(sum(memory["owned"].values()) / memory["resident"], 3),
-            "counts": {name: stats["counts"][name] for name in ("sessions", "active_runs", "connections")},
+            "counts": {name: said["counts"][name] for name in ("sessions", "active_runs", "connections")},
         }
 
     async def two_streams() -> None:
@@ -235,19 +241,18 @@ async def measure_owned(daemon: Daemon, streams: int, window: float) -> dict[str
             while True:
                 await client.push()
 
-    async with daemon.connect() as observer:
-        await look(observer, "idle")
-        async with trio.open_nursery() as load:
-            for _ in range(streams // 2):
-                load.start_soon(two_streams)
-            while (await observer.request("daemon.stats"))["counts"]["active_runs"] < streams // 2 * 2:
-                pass
-            await trio.sleep(2)  # the streams are at work
-            await look(observer, "load")
-            load.cancel_scope.cancel()
-        await in_parallel(daemon, [partial(stop, run_id) for run_id in runs])
-        await trio.sleep(2 * window + RETURN_PATIENCE)
-        await look(observer, "after")
+    await look("idle")
+    async with trio.open_nursery() as load:
+        for _ in range(streams // 2):
+            load.start_soon(two_streams)
+        while (await stats(daemon))["counts"]["active_runs"] < streams // 2 * 2:
+            pass
+        await trio.sleep(2)  # the streams are at work
+        await look("load")
+        load.cancel_scope.cancel()
+    await in_parallel(daemon, [partial(stop, run_id) for run_id in runs])
+    await trio.sleep(2 * window + RETURN_PATIENCE)
+    await look("after")
     return found
 
 
