@@ -35,7 +35,9 @@ def main(arguments: Arguments) -> int:
     except KeyboardInterrupt:
         return CANCELLED  # before there was a screen
     _tell(left)
-    return FAILED if left.crashed else GOOD
+    if left.crashed:
+        return FAILED
+    return CANCELLED if left.signalled else GOOD
 
 
 class _Opener:
@@ -60,8 +62,11 @@ class _Opener:
 
 
 def _has_screen() -> bool:
-    """All three streams: the picture goes to standard error, and what is piped is not to be drawn on."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty() and chat.fits(os.environ)
+    """All three streams: the picture goes to standard error, and what is piped is not to be drawn on. Its frames are
+    no letters of other encodings than UTF-8."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+        return False
+    return chat.fits(os.environ) and (sys.stderr.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _tell(left: chat.Left) -> None:

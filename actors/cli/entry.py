@@ -16,6 +16,7 @@ from actors.cli.exits import CANCELLED, FAILED, GOOD, Exit
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code (see actors.cli.exits). Wrong arguments raise SystemExit(2), as --help raises
     SystemExit(0): argparse has printed what there is to say."""
+    _open_streams()
     arguments = make_parser().parse_args(argv, Arguments())
     if arguments.module == "serve" and argv is None:  # else this process is not ours to start again
         use_system_allocator()
@@ -47,6 +48,13 @@ def _say(code: int, lines: Sequence[str]) -> int:
         for line in lines:
             print(shown(line, sys.stderr), file=sys.stderr)
     return code
+
+
+def _open_streams() -> None:
+    """A program that is started without standard streams gets such as have nothing and keep nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
 def _forget_output() -> None:

@@ -17,7 +17,7 @@ import trio
 from actors.cli.answer import Answer, Writer
 from actors.cli.approvals import Approvals, How
 from actors.cli.arguments import Arguments
-from actors.cli.exits import CANCELLED, GOOD
+from actors.cli.exits import CANCELLED, FAILED, GOOD
 from actors.cli.lines import Lines
 from actors.cli.listing import listed
 from actors.cli.output import note
@@ -98,6 +98,7 @@ class Chat:
                     await self._answer(client, text)
             except RemoteError as exc:
                 self._unsent = None
+                self.code = FAILED
                 note(f"[{exc.message}]")
 
     async def _next_line(self) -> str | None:

@@ -25,6 +25,7 @@ class Left:
     run_id: str | None
     unsent: str | None
     crashed: bool  # by a defect of the screens, whose traceback was printed
+    signalled: bool = False  # by SIGTERM or the like, not by a key
 
 
 def is_installed() -> bool:
@@ -57,6 +58,7 @@ def run(
     app.talk = talk
 
     async def show() -> None:
+        app.catch_signals()
         await app.run_async()
 
     async def work(task_status: guest.Status) -> None:
@@ -69,4 +71,5 @@ def run(
         run_id=None if active is None else active.id,
         unsent=None if talk.outgoing is None else talk.outgoing.text,
         crashed=bool(app.return_code),
+        signalled=app.signalled,
     )

@@ -81,6 +81,7 @@ class Talk:
         self.gone = False  # nobody serves there, as far as the last attempt told
         self.hello: dict[str, Any] = {}
         self.outgoing: Outgoing | None = None  # given, not acknowledged
+        self._unwanted: Outgoing | None = None  # to be stopped as soon as it is a run
         self.loading = False  # older messages are on their way
         self.start = start
         self._opener = opener
@@ -295,9 +296,15 @@ class Talk:
             self._show(session_id)
 
     def stop_run(self) -> None:
+        """What is at work; else what is being sent, as soon as the daemon has it."""
         run = self.conversation.run
         if run is not None:
-            self._act(lambda client: client.request("run.stop", {"run_id": run.id}))
+            self._stop(run.id)
+        else:
+            self._unwanted = self.outgoing
+
+    def _stop(self, run_id: str) -> None:
+        self._act(lambda client: client.request("run.stop", {"run_id": run_id}))
 
     def compact(self) -> None:
         self._act(lambda client: self._ask(client, "session.compact"))
@@ -378,6 +385,8 @@ class Talk:
         self._act(turn)
 
     def copy(self, entry_id: str) -> None:
+        if entry_id not in self.conversation.view:
+            return  # it went while the key was on its way
         text = self.conversation.view.text(entry_id)
         if text is not None:
             self._screen.copy(text)
@@ -444,7 +453,9 @@ class Talk:
                 self._screen.note(exc.message, serious=True)
                 continue
             self.outgoing = None
-            if run["status"] == "queued":
+            if given is self._unwanted:
+                self._stop(run["id"])
+            elif run["status"] == "queued":
                 self._screen.note(f"queued: it waits at position {run.get('position', 1)}")
             self._screen.changed()
 

@@ -74,6 +74,7 @@ class ChatApp(App[None]):
             self._filters = [NoColours()]  # the library's own keeps shades of grey
         self.talk: Talk | None = None  # set before the app runs
         self.theme = "textual-light" if light else "textual-dark"
+        self.signalled = False  # it was a signal that ended it
         self._is_shown = False
         self._waits = False  # a picture is on its way
         self._drawn = 0.0
@@ -81,15 +82,25 @@ class ChatApp(App[None]):
 
     def on_mount(self) -> None:
         assert self.talk is not None
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            # The terminal is put back before the process ends.
-            loop.add_signal_handler(number, self.exit)
         self.push_screen(ChatScreen(self.talk, self.bridge, classes="plain" if self.no_color else None))
         self._is_shown = True
         for message in self._early:
             self.post_message(message)
         self._early.clear()
+        if self.signalled:
+            self.exit()
+
+    def catch_signals(self) -> None:
+        """From now on a signal ends the application, and the terminal is put back before the process ends. Before it
+        runs: it takes the terminal before there is a screen."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._end)
+
+    def _end(self) -> None:
+        self.signalled = True
+        if self._is_shown:
+            self.exit()
 
     @property
     def chat(self) -> ChatScreen | None:

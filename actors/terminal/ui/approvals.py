@@ -23,7 +23,9 @@ from engine.rendering.cells import clean
 # Of what is to be allowed, all that fits the wire's strings is shown; one scrolls through it.
 _INPUT_BYTES: Final = 128 * 1024
 _LINE_CELLS: Final = 200
-_KEYS: Final = frozenset({"y", "a", "n", "r"})  # as in BINDINGS
+# As in BINDINGS.
+_MEANINGS: Final = {"y": "allow", "a": "allow_always", "n": "deny"}
+_KEYS: Final = frozenset({*_MEANINGS, "r"})
 
 
 class Approvals(Vertical):
@@ -68,6 +70,7 @@ class Approvals(Vertical):
         self._content: dict[str, Any] = {}
         self._field = 0
         self._writes = False  # a reason is being written
+        self._passed_on = False  # the person writes: keys that come before the box has them are none to answer with
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="asked"):
@@ -106,6 +109,7 @@ class Approvals(Vertical):
 
     def take_keys(self) -> None:
         if self.shown is not None:
+            self._passed_on = False
             answer = self.query_one("#answer", Line)
             (answer if answer.display else self.query_one("#asked", VerticalScroll)).focus()
 
@@ -140,14 +144,18 @@ class Approvals(Vertical):
         writes = self.query_one("#answer", Line).has_focus
         if event.is_printable and event.character is not None and event.key not in _KEYS and not writes:
             event.stop()
-            self.post_message(self.Typed(event.character))
+            self._pass_on(event.character)
+
+    def _pass_on(self, character: str) -> None:
+        self._passed_on = True
+        self.post_message(self.Typed(character))
 
     # -------------------------------------------------------------- answers
     def action_decide(self, decision: str) -> None:
         approval = self.shown
-        if approval is None:
-            return
-        if self._is_question(approval) and decision != "deny":
+        if approval is None or self._passed_on:
+            self._pass_on(next(key for key, means in _MEANINGS.items() if means == decision))
+        elif self._is_question(approval) and decision != "deny":
             self._form = forms.form_of(approval.request["input"]["schema"])
             self._content, self._field = {}, 0
             self._ask_field()
@@ -155,7 +163,9 @@ class Approvals(Vertical):
             self._answer({"decision": decision})
 
     def action_reason(self) -> None:
-        if self.shown is not None and not self._is_question(self.shown):
+        if self.shown is None or self._passed_on:
+            self._pass_on("r")
+        elif not self._is_question(self.shown):
             self._writes = True
             self._open("why not? (Enter denies)")
 

@@ -6,6 +6,7 @@ import time
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
@@ -26,6 +27,7 @@ from actors.terminal.ui.transcript import Transcript
 
 _TICK: Final = 0.5  # seconds between two pictures of what only time changes, while a run is at work
 _STILL: Final = 1.0  # seconds without a key before a question takes the keys: what is typed must not answer it
+_LOW: Final = 10  # rows; with fewer the box has no border, and the keys are not shown: the text comes first
 _FRAMES: Final = "◐◓◑◒"
 _NOTE_SECONDS: Final = 8.0
 _NOTE_CELLS: Final = 300
@@ -33,8 +35,9 @@ _WORDS: Final = {"waiting_approval": "waiting for you", "stopping": "stopping", 
 
 
 class ChatScreen(Screen[None]):
+    AUTO_FOCUS = "Composer"  # from the first key on: without it the first widget that can have them has the keys
     DEFAULT_CSS = """
-    ChatScreen { layout: vertical; background: $background; }
+    ChatScreen { layout: vertical; background: $background; overflow: hidden; }
     #status { height: 1; background: $panel; color: $foreground; padding: 0 1; }
     #below { height: 1; display: none; }
     #note { width: 1fr; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; color: $text-accent; }
@@ -45,6 +48,10 @@ class ChatScreen(Screen[None]):
     .transcript--bar { color: $surface; }
     .transcript--thumb { color: $primary; }
     Footer { height: 1; }
+    ChatScreen.low Footer { display: none; }
+    ChatScreen.low Composer { border: none; min-height: 1; max-height: 2; }
+    ChatScreen.low Approvals { border: none; max-height: 3; }
+    ChatScreen.low Approvals #asked { max-height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", priority=True),
@@ -94,7 +101,8 @@ class ChatScreen(Screen[None]):
         self.composer.focus()
         self.look()
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.height < _LOW, "low")
         self.look()  # the line of the state is made for a width
 
     @property
@@ -276,7 +284,7 @@ class ChatScreen(Screen[None]):
 
     # -------------------------------------------------------------- keys
     def action_stop(self) -> None:
-        if self._talk.busy:
+        if self._talk.busy or self._talk.outgoing is not None:
             self._bridge.post(self._talk.stop_run)
         else:
             self.transcript.deselect()

@@ -21,17 +21,16 @@ def status_line(talk: Talk, cells: int) -> Text:
         right.append(run.status.replace("_", " "))
     state, style = _connection(talk)
     right = [part for part in right if part]
-    # The title has a third of the line; what goes first is what matters least.
-    while len(right) > 1 and cells - width(" · ".join(right)) - width(state) < cells // 3:
+    # The title has a third of the line; what goes first is what matters least, and never the connection.
+    while right and cells - width(" · ".join(right)) - width(state) < cells // 3:
         right.pop(0)
-    facts = " · ".join(right)
-    room = max(cells - width(facts) - width(state) - 5, 8)
+    facts = " · ".join([*right, ""])
+    room = max(cells - width(facts) - width(state) - 2, 0)
     title = one_line(session.get("title") or ("new session" if talk.session_id is None else "(no title)"), room)
     text = Text(no_wrap=True, overflow="crop")
     text.append(title, "bold")
-    text.append(" " * max(cells - width(title) - width(facts) - width(state) - 3, 1))
+    text.append(" " * (cells - width(title) - width(facts) - width(state)))
     text.append(facts)
-    text.append(" · ")
     text.append(state, style)
     return text
 
