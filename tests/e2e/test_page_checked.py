@@ -134,3 +134,32 @@ async def test_text_that_is_written_from_the_right_stands_there(server: DaemonPr
                 "[...document.querySelectorAll('.markdown ul')].map((list) => getComputedStyle(list).direction)"
             )
             assert await tab.evaluate(directions) == ["rtl", "ltr"]
+
+
+async def test_a_long_answer_is_there_to_its_end(server: DaemonProcess, browser: str) -> None:
+    text = "document.querySelector('.text').innerText.trimEnd()"
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server)
+            await go(tab, session)
+            await write(tab, "!document size=60000 piece=2000 n=7")
+            await tab.until(f"{text}.endsWith('end-7.')")
+            await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
+            written = await tab.evaluate(text)
+            # Read again, over the same view and into a new one.
+            await tab.offline(True)
+            await tab.until("document.querySelector('.connection').dataset.state !== 'open'")
+            await tab.offline(False)
+            await tab.until("document.querySelector('.connection').dataset.state === 'open'")
+            started = await wire.request("run.start", session_id=session, text="!stream n=1 text=next", watch=True)
+            await wire.events(started["watch_id"])
+            await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText === 'next'")
+            assert await tab.evaluate(text) == written
+            await tab.reload()
+            await tab.until("[...document.querySelectorAll('.text')].at(-1).innerText === 'next'")
+            await tab.evaluate("document.querySelector('.message').scrollIntoView()")
+            await tab.until(f"{text}.endsWith('end-7.')")
+            await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
+            assert await tab.evaluate(text) == written
+            assert not await tab.count(".more:not([hidden])")

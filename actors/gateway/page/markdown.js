@@ -53,6 +53,10 @@ export class Markdown {
     this._clear();
   }
 
+  get text() {
+    return this._text;
+  }
+
   /** Show `text`, which usually is what was shown and more; `done` when no more follows. */
   set(text, done) {
     this._done = done; // only says how long to wait: what is rendered so far is right whether more comes or not

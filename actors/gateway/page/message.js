@@ -17,6 +17,8 @@ const ENDS = {
   error: "The model call failed.",
 };
 
+const WHOLE = 262_144; // bytes of an answer that is read to its end without being asked
+
 /** Text that is shown as it was written. */
 class PlainView {
   constructor(link) {
@@ -44,9 +46,14 @@ class TextView {
     this.element = h("div", { class: "text" }, this._markdown.element);
     this._more = null;
     this._read = "";
+    this._wanted = false;
   }
 
   update(part) {
+    // What was here while it was written stays, though the store shows the head of it alone.
+    const { text: shown } = this._markdown;
+    const more = part.text_more;
+    if (this._more === null && more && shown.startsWith(part.text) && format.utf8Length(shown) === more.bytes) return;
     this._markdown.set((part.text ?? "") + this._read, !part.open && part.text_more === undefined);
     if (part.text_more === undefined || this._more !== null) return;
     this._more = restOf(this._link, part, (text) => {
@@ -54,10 +61,17 @@ class TextView {
       this._markdown.set((part.text ?? "") + this._read, false);
     });
     this.element.append(this._more);
+    this._small = part.text_more.bytes <= WHOLE;
+    if (this._wanted) this.want();
   }
 
   want() {
+    this._wanted = true;
     this._markdown.want();
+    if (this._more !== null && this._small) {
+      this._small = false;
+      this._more.readAll().then((all) => (this._more.hidden = all));
+    }
   }
 
   close() {

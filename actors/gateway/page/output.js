@@ -47,15 +47,18 @@ function save(parts, name) {
 
 /**
  * A line below a string that was cut: how long it is, a button that shows more, one that saves all. `onText(text,
- * first)` gets each further piece; reading begins at byte `offset`.
+ * first)` gets each further piece; reading begins at byte `offset`. Its `readAll()` is as if one pressed until
+ * all is there, and tells whether it is.
  */
 export function moreOf(link, { bytes, handle }, offset, onText, name = "output.txt") {
   let at = offset;
   let first = true;
   const note = h("span", { text: `${format.bytes(bytes)} in all` });
   const report = (error) => (note.textContent = `It cannot be read: ${error.message}`);
-  const more = button("Show more", async () => {
+  const more = button("Show more", () => next(), { kind: "small" });
+  const next = async () => {
     more.disabled = true;
+    let read = true;
     try {
       const piece = await link.request("output.read", { handle, offset: at, limit: PIECE });
       onText(format.clean(piece.text ?? ""), first);
@@ -65,11 +68,18 @@ export function moreOf(link, { bytes, handle }, offset, onText, name = "output.t
       note.textContent = at === undefined ? `all ${format.bytes(bytes)}` : `${format.bytes(at)} of ${format.bytes(bytes)}`;
     } catch (error) {
       report(error);
+      read = false;
     }
     more.disabled = false;
-  }, { kind: "small" });
+    return read;
+  };
   const whole = button("Save all", () => gather(link, handle, SAVED).then((parts) => save(parts, name), report), { kind: "small" });
-  return h("p", { class: "more" }, more, whole, note);
+  const element = h("p", { class: "more" }, more, whole, note);
+  element.readAll = async () => {
+    while (!more.hidden && !more.disabled && (await next()));
+    return more.hidden;
+  };
+  return element;
 }
 
 /** A file part: a picture if it is one of pixels, else its name and a button that saves it. */
