@@ -163,3 +163,39 @@ async def test_a_long_answer_is_there_to_its_end(server: DaemonProcess, browser:
             await tab.until("!document.querySelector('.markdown[aria-busy=true]')")
             assert await tab.evaluate(text) == written
             assert not await tab.count(".more:not([hidden])")
+
+
+async def test_settings_change_what_was_changed(server: DaemonProcess, browser: str) -> None:
+    said = "Be brief. " * 5000  # more than a session's object has of it
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create", instructions=said))["session"]
+            assert len(session["instructions"]) < len(said)
+            tab = await sign_in(profile, server)
+            await go(tab, session["id"])
+            for words in ("", "The end."):
+                await tab.click(".head button", "Menu")
+                await tab.click(".menu button", "Settings")
+                await tab.click("dialog textarea")
+                await tab.key("Control+End")
+                await tab.type(words)
+                await tab.click("dialog button", "Save")
+                await tab.until("!document.querySelector('dialog')")
+                size = len((said + words).strip() if words else said)
+                while (now := (await wire.request("session.get", session_id=session["id"]))["session"])[
+                    "instructions_more"
+                ]["bytes"] != size:
+                    pass
+            assert (now["model"], now["toolsets"]) == (session["model"], session["toolsets"])
+
+
+async def test_a_file_with_a_long_name_stays_in_its_column(server: DaemonProcess, browser: str) -> None:
+    file = {"kind": "file", "name": "n" * 200, "mime": "text/html", "data_base64": "eA=="}
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server, width=360, height=640, phone=True)
+            await go(tab, session)
+            await wire.request("run.start", session_id=session, input=[file])
+            await tab.until("document.querySelector('.file button')")
+            assert await tab.evaluate("document.querySelector('.scroller').scrollWidth <= innerWidth")

@@ -57,20 +57,39 @@ async function rename(page, session) {
   page.onChanged((await page.link.request("session.update", { session_id: session.id, title })).session);
 }
 
+/** The session's instructions, also where the daemon tells no more than the head of them. */
+async function instructionsOf(page, session) {
+  const { instructions = "", instructions_more: more } = session;
+  if (!more) return instructions;
+  let text = "";
+  for (let offset = 0; offset !== undefined; ) {
+    const piece = await page.link.request("output.read", { handle: more.handle, offset });
+    text += piece.text ?? "";
+    offset = piece.next_offset;
+  }
+  return text;
+}
+
 async function settings(page, session) {
+  const instructions = await instructionsOf(page, session);
   const models = page.link.hello.models.map((model) => model.name);
   const given = await askFields(
     "Settings of the session",
     [
       { name: "model", label: "Model", value: session.model, choices: models.includes(session.model) ? models : [session.model, ...models] },
       { name: "toolsets", label: "Toolsets", value: session.toolsets.join(", "), hint: `of ${page.link.hello.toolsets.join(", ")}` },
-      { name: "instructions", label: "Instructions for the model", value: session.instructions ?? "", kind: "textarea" },
+      { name: "instructions", label: "Instructions for the model", value: instructions, kind: "textarea" },
     ],
     "Save",
   );
   if (given === null) return;
   const toolsets = given.toolsets.split(/[\s,]+/u).filter(Boolean);
-  page.onChanged((await page.link.request("session.update", { session_id: session.id, model: given.model, toolsets, instructions: given.instructions })).session);
+  const changed = {
+    ...(given.model === session.model ? {} : { model: given.model }),
+    ...(toolsets.join() === session.toolsets.join() ? {} : { toolsets }),
+    ...(given.instructions === instructions.trim() ? {} : { instructions: given.instructions }),
+  };
+  if (Object.keys(changed).length) page.onChanged((await page.link.request("session.update", { session_id: session.id, ...changed })).session);
 }
 
 /** A new session with a copy up to a message, or of all; it is opened. */

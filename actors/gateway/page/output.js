@@ -41,7 +41,7 @@ async function gather(link, handle, most) {
 function save(parts, name) {
   // Never with the type that it claims: a document of this address would be the page itself.
   const address = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
-  h("a", { href: address, download: name }).click();
+  h("a", { href: address, download: format.clean(name) }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
