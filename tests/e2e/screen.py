@@ -6,6 +6,7 @@ answers no question that a program may ask a terminal, as many do not.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import functools
@@ -187,11 +188,14 @@ _TOKEN = re.compile(
     r"|(?P<control>[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
 )
 
+_BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?)?\Z")
+
 
 def sequences(raw: bytes | bytearray) -> Iterator[tuple[str, str]]:
     """Everything in a program's output that a terminal obeys, as kind (csi, osc, string, escape, control) and what it
-    says. The output has to be UTF-8."""
-    for found in _TOKEN.finditer(bytes(raw).decode()):
+    says. The output has to be UTF-8; what has begun at its end may be without its own."""
+    text = _BEGUN.sub("", codecs.getincrementaldecoder("utf-8")().decode(bytes(raw)))
+    for found in _TOKEN.finditer(text):
         kind = found.lastgroup
         assert kind is not None
         yield kind, found[kind]

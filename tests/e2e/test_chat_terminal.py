@@ -108,7 +108,9 @@ def leave(screen: Screen, key: str = QUIT) -> None:
 
 
 # ------------------------------------------------------------------ the walk
-def test_a_prompt_is_answered_as_it_streams_and_escape_stops_it(host: DaemonProcess, place: Path) -> None:
+def test_a_prompt_is_answered_as_it_streams_escape_stops_it_and_what_is_queued_has_its_turn(
+    host: DaemonProcess, place: Path
+) -> None:
     with chat(host.folder, place) as screen:
         before = screen.mode()
         screen.expect("connected", "Enter: send")
@@ -120,7 +122,17 @@ def test_a_prompt_is_answered_as_it_streams_and_escape_stops_it(host: DaemonProc
         screen.expect("[stopped]", "Enter: send")
         screen.expect_gone("running")
         say(screen, "!greeting")
-        screen.expect("Hello from the model server.", "partial partial partial")
+        screen.expect("Hello from the model server.", "partial partial partial", "Enter: send")
+        say(screen, "!silence n=2")
+        screen.expect(re.compile("^partial partial$", re.M), "Enter: queue")
+        screen.type("!stream n=4 text=later{n}_\r")
+        screen.expect("1 queued")
+        assert "later0" not in screen.text
+        screen.type(ESCAPE)
+        screen.expect("later0_later1_later2_later3_", "Enter: send")
+        screen.expect_gone("1 queued")
+        rows = screen.lines
+        assert rows.index("[stopped]", rows.index("> !silence n=2")) < screen.row_of("later0_")
         leave(screen)
         assert screen.mode() == before
 
@@ -139,21 +151,6 @@ def test_what_asks_is_allowed_and_denied_in_place(host: DaemonProcess, place: Pa
         screen.type("y")
         screen.expect("The tool said: the word is heron", re.compile("✓ files.read_file"), "Enter: send")
         screen.expect_gone(ASKED)
-        leave(screen)
-
-
-def test_a_message_at_work_is_queued_and_has_its_turn(host: DaemonProcess, place: Path) -> None:
-    with chat(host.folder, place) as screen:
-        screen.expect("connected")
-        say(screen, "!silence n=2")
-        screen.expect("partial partial", "Enter: queue")
-        screen.type("!stream n=4 text=later{n}_\r")
-        screen.expect("1 queued")
-        assert "later0" not in screen.text
-        screen.type(ESCAPE)
-        screen.expect("[stopped]", "later0_later1_later2_later3_", "Enter: send")
-        assert screen.row_of("partial partial") < screen.row_of("[stopped]") < screen.row_of("later0_")
-        screen.expect_gone("1 queued")
         leave(screen)
 
 
@@ -235,15 +232,12 @@ def test_nothing_that_a_model_or_a_tool_says_reaches_the_terminal(host: DaemonPr
         screen.expect("type to filter", "▸")
         screen.type(ESCAPE)
         screen.expect_gone("type to filter")
-        leave(screen)
-
-
-def test_what_is_copied_is_clean_and_all_that_goes_to_the_clipboard(host: DaemonProcess, place: Path) -> None:
-    with chat(host.folder, place) as screen:
-        screen.expect("connected")
+        assert foreign(screen.raw) == set()
+        # What is copied is all that goes to the clipboard, and clean.
+        screen.type(NEW)
+        screen.expect("new session")
         screen.type("!attack\r")
         screen.expect("the attack is over", "Enter: send")
-        assert foreign(screen.raw) == set()
         screen.type(SELECT)
         screen.type(COPY)
         screen.expect("copied")
@@ -275,12 +269,11 @@ def test_nor_what_a_call_asks_for_or_a_person_pastes(host: DaemonProcess, place:
         leave(screen)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_the_terminal_as_it_was(host: DaemonProcess, place: Path, number: signal.Signals) -> None:
+def test_a_signal_leaves_the_terminal_as_it_was(host: DaemonProcess, place: Path) -> None:
     with chat(host.folder, place) as screen:
         before = screen.mode()
         screen.expect("connected")
-        screen.process.send_signal(number)
+        screen.process.send_signal(signal.SIGTERM)
         screen.wait()
         assert "\x1b[?1049l" in screen.raw.decode() and screen.mode() == before
         assert "Traceback" not in screen.text

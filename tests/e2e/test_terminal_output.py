@@ -18,7 +18,7 @@ import trio
 from tests.actors.toolsets import hostile
 from tests.attacks import ALL, ATTACKS
 from tests.e2e.screen import Screen, sequences
-from tests.e2e.test_cli import COMMAND, environment, greenroom
+from tests.e2e.test_cli import COMMAND, environment
 from tests.e2e.wire import connect, daemon
 from tests.model_server import model_server
 
@@ -113,11 +113,10 @@ def test_an_answer(host: Host, place: Path, prompt: str) -> None:
         assert all(f"{name}: " in found for name in ATTACKS if "halves" not in name)
 
 
-def test_a_list_of_sessions_and_each_of_them(host: Host, place: Path) -> None:
+def test_a_list_of_sessions_and_one_of_them(host: Host, place: Path) -> None:
     assert "!attack" in seen(host, place, "sessions")
-    for session in host.sessions[:2]:
-        found = seen(host, place, "sessions", "show", session)
-        assert "in /" in found and "␛]0;owned␇" in found
+    found = seen(host, place, "sessions", "show", host.sessions[0])
+    assert "in /" in found and "␛]0;owned␇" in found
 
 
 def test_runs_and_what_became_of_each(host: Host, place: Path) -> None:
@@ -126,19 +125,9 @@ def test_runs_and_what_became_of_each(host: Host, place: Path) -> None:
 
 
 def test_what_tool_servers_say_of_themselves(host: Host, place: Path) -> None:
-    assert "their" in seen(host, place, "toolsets")
     found = seen(host, place, "toolsets", "show", "their", "broken")
     assert "tool do: It ␛]0;owned␇" in found and "prompt p␛]0;owned␇" in found
 
 
 def test_what_the_daemon_holds(host: Host, place: Path) -> None:
     assert "resident" in seen(host, place, "stats", "--tree")
-
-
-def test_what_a_person_named_that_is_not_there(host: Host, place: Path) -> None:
-    for words in (["runs", "show", SPOKEN], ["toolsets", "show", SPOKEN]):
-        seen(host, place, *words)
-
-
-def test_a_pipe_gets_what_was_said(host: Host, place: Path) -> None:
-    assert "\x1b]52;c;cm0gLXJmIC8=\x07" in greenroom(host.folder, "run", "!attack", cwd=place).stdout
