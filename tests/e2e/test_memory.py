@@ -31,6 +31,7 @@ async def memory_is(wire: Wire, state: str) -> dict[str, Any]:
         memory: dict[str, Any] = (await wire.request("daemon.stats"))["memory"]
         if memory["state"] == state:
             return memory
+        await trio.sleep(0.02)  # a look at everything that is held costs the daemon its time
 
 
 @contextlib.asynccontextmanager
