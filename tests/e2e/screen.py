@@ -112,12 +112,17 @@ class Screen:
 
     def until(self, condition: Callable[[], bool], what: object = "") -> None:
         """Read until it holds."""
-        deadline = time.monotonic() + LIMIT
+        good = self.within(LIMIT, condition)
+        assert good, f"no {what!r} on the screen:\n{self.text}\n{bytes(self.raw[-2000:])!r}"
+
+    def within(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        """Read until it holds, for so long at most; whether it does."""
+        deadline = time.monotonic() + seconds
         while not condition():
             left = deadline - time.monotonic()
-            assert left > 0 and self._read(left), (
-                f"no {what!r} on the screen:\n{self.text}\n{bytes(self.raw[-2000:])!r}"
-            )
+            if left <= 0 or not self._read(left):
+                return condition()
+        return True
 
     def quiet(self, seconds: float) -> None:
         """Read for so long, whatever comes: to measure."""
