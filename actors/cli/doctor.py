@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import ssl
 import sys
 import tempfile
 import textwrap
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
@@ -19,7 +22,7 @@ from actors._http import HttpClient
 from actors._spool import open_spools
 from actors.cli import doctor_data, doctor_models, doctor_system, doctor_tools
 from actors.cli.arguments import Arguments
-from actors.cli.doctor_checks import Check, Result, failed, good, known, of, run
+from actors.cli.doctor_checks import Check, Result, failed, good, known, of, run, warning
 from actors.cli.doctor_daemon import see
 from actors.cli.exits import CANCELLED, FAILED, GOOD, USAGE, Exit
 from actors.cli.output import columns, note, say, say_json
@@ -31,6 +34,9 @@ from engine.config import Config, Tls
 
 _STATES: Final = 8  # columns of a result's state
 _TITLE: Final = 22  # and of its title, if it fits
+_NOT_NOW: Final = (9, 10)  # OpenSSL's numbers for a certificate that holds not yet, or no more
+_FLIGHTS: Final = 4  # that each side of a handshake has at the most
+_DAYS: Final = 14  # before a certificate's end
 
 
 def main(arguments: Arguments) -> int:
@@ -111,11 +117,35 @@ def _of_config(arguments: Arguments, config: Config, mistakes: Sequence[str]) ->
 
 def _tls(tls: Tls) -> Result:
     try:
-        tls_context(tls)
+        context = tls_context(tls)
     except OSError as exc:
         text = f"{exc.filename or tls.cert_file}: {exc.strerror or exc}"
         return failed(text, "correct cert_file and key_file in [tls]: both PEM, the key without a password")
-    return good(f"{tls.cert_file} with its key")
+    return _dates(tls, context)
+
+
+def _dates(tls: Tls, context: ssl.SSLContext) -> Result:
+    """As a client sees them that trusts this very certificate: a handshake in memory."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(tls.cert_file)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours, served = client.wrap_bio(back, there), context.wrap_bio(there, back, server_side=True)
+    known = f"{tls.cert_file} with its key"
+    renew = "renew it and start the daemon anew: clients refuse it"
+    try:
+        for side in (ours, served) * _FLIGHTS:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLCertVerificationError as exc:
+        # Of what it is for, and who may trust it, nothing is known here.
+        return failed(f"{known}: {exc.verify_message}", renew) if exc.verify_code in _NOT_NOW else good(known)
+    except ssl.SSLError:
+        return good(known)
+    ends = str((ours.getpeercert() or {}).get("notAfter", ""))
+    days = (ssl.cert_time_to_seconds(ends) - time.time()) / 86400 if ends else math.inf
+    return warning(f"{known}: it ends on {ends}", "renew it") if days < _DAYS else good(known)
 
 
 # ------------------------------------------------------------------ what is shown
