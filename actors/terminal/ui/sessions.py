@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -14,11 +15,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, OptionList
 from textual.widgets.option_list import Option
 
+from actors.terminal.talk import SESSIONS_SHOWN
 from actors.terminal.texts import one_line
 from actors.terminal.ui.inputs import Line
 
 _TITLE_CELLS: Final = 200  # what is wider than the screen is cut by it
 _QUERY_CHARACTERS: Final = 200  # the protocol's
+_LOW: Final = 12  # rows; with fewer the list has all of them
 
 
 class Sessions(ModalScreen[str | None]):
@@ -32,6 +35,9 @@ class Sessions(ModalScreen[str | None]):
     Sessions OptionList { height: 1fr; border: none; background: $surface; padding: 0; }
     Sessions OptionList > .option-list--option-highlighted { background: $primary; color: $text; }
     Sessions Input { border: none; height: 1; margin: 0 0 1 0; padding: 0; }
+    Sessions.low #box { width: 100%; height: 100%; border: none; }
+    Sessions.low Input { margin: 0; }
+    Sessions.low Footer { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back"),
@@ -51,6 +57,7 @@ class Sessions(ModalScreen[str | None]):
         super().__init__()
         self._current = current
         self._query = ""
+        self._count = 0  # of those that can be chosen
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -62,6 +69,9 @@ class Sessions(ModalScreen[str | None]):
     def on_mount(self) -> None:
         self.query_one(Line).focus()
         self.app.post_message(self.Search(""))
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.height < _LOW, "low")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
@@ -76,8 +86,12 @@ class Sessions(ModalScreen[str | None]):
         options.clear_options()
         options.add_options([Option(self._row(session), id=session["id"]) for session in sessions])
         ids = [session["id"] for session in sessions]
+        self._count = len(ids)
         if ids:
             options.highlighted = ids.index(self._current) if self._current in ids else 0
+            if len(ids) >= SESSIONS_SHOWN:
+                told = f"these are the newest {SESSIONS_SHOWN}: type a word of its title for an older one"
+                options.add_option(Option(Text(told), disabled=True))
         else:
             options.add_option(Option(Text("no session has this in its title"), disabled=True))
 
@@ -90,8 +104,10 @@ class Sessions(ModalScreen[str | None]):
 
     def action_move(self, by: int) -> None:
         options = self.query_one(OptionList)
-        if options.option_count:
-            options.highlighted = min(max((options.highlighted or 0) + by, 0), options.option_count - 1)
+        if self._count:
+            options.highlighted = min(max((options.highlighted or 0) + by, 0), self._count - 1)
+            if options.highlighted == self._count - 1:
+                options.scroll_end(animate=False)  # with what is said behind it
 
     def action_choose(self) -> None:
         options = self.query_one(OptionList)

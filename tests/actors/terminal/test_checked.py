@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from textual.geometry import Size
 
-from actors.terminal.talk import Outgoing, Talk
+from actors.terminal.talk import SESSIONS_SHOWN, Outgoing, Talk
 from actors.terminal.ui.composer import Composer
 from actors.terminal.ui.status import status_line
 from tests.actors.scripted import Staged, staged
@@ -86,3 +86,23 @@ async def test_what_is_stopped_while_it_is_sent_is_stopped_as_soon_as_it_is_a_ru
         await screen.until(lambda: talk.conversation.ended is not None)
         assert (await lines_of(talk, screen))[0] == "> hello"
         assert talk.conversation.ended is not None and talk.conversation.ended["status"] == "cancelled"
+
+
+def test_of_more_sessions_than_are_listed_that_is_said_and_the_list_fits_a_low_terminal() -> None:
+    async def walk(stage: Stage) -> None:
+        await stage.press("ctrl+o")
+        found = [
+            {"id": f"ses_{number}", "title": f"title {number}", "updated_at": 0, "message_count": 1}
+            for number in range(SESSIONS_SHOWN)
+        ]
+        stage.app.show_sessions("", found)
+        await stage.pilot.pause()
+        await stage.pilot.resize_terminal(40, 5)
+        await stage.pilot.pause()
+        assert stage.sees("title 0") and stage.sees("title 2")
+        await stage.press(*["pagedown"] * 12)
+        assert stage.sees("these are the newest 100")
+        await stage.press("enter")
+        assert ("open_session", (f"ses_{SESSIONS_SHOWN - 1}",)) in stage.bridge.posted
+
+    on_stage(walk)
