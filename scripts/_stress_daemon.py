@@ -173,7 +173,7 @@ class Busy:
         root = stats["actors"]["daemon"]
         shown = {
             key: set(root["children"].get(key, {}).get("children", {}))
-            for key in ("store", "toolsets", "registry", "governor", "gateway")
+            for key in ("store", "toolsets", "registry", "governor", "recorder", "gateway")
         }
         self.hold(f"{name}: parts", set(root["children"]) == set(shown), set(root["children"]))
         self.hold(f"{name}: toolsets", shown["toolsets"] == {"files", "shell", "web", "todo"}, shown["toolsets"])

@@ -449,7 +449,7 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert error.retry is False
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert text_of(await call(server, "!stream n=500")) == "word " * 500
-        told, error = await failed(server, "!silence", silence=0.3)
+        told, error = await failed(server, "!silence", silence=2)
         assert (told, error.code) == ("partial ", "provider_timeout")
 
 
