@@ -231,6 +231,7 @@ def test_approvals_are_answered_in_place_and_go_when_answered_elsewhere() -> Non
         assert stage.chat.composer.text == "h" and stage.chat.focused is stage.chat.composer
         await stage.press("y", "a", "n")
         assert stage.chat.composer.text == "hyan" and stage.bridge.posted == []
+        await stage.look()  # as its ticks do in half a second
         assert stage.sees("F2: answer")
         await stage.press("f2")
         assert stage.chat.focused is not stage.chat.composer
