@@ -48,6 +48,7 @@ _POLICY: Final = _NOWHERE + (
     b"require-trusted-types-for 'script'; trusted-types greenroom; connect-src 'self'"
 )
 _SIGN_IN_POLICY: Final = _NOWHERE + b"form-action 'self'"
+_SAYS_WRONG: Final = b'<p role="alert"'
 
 
 @attrs.frozen(slots=True)
@@ -84,10 +85,12 @@ def guards(file: File, headers: Headers, *, secure: bool) -> tuple[tuple[bytes, 
     return (*_GUARDS, (b"etag", file.tag), (b"content-security-policy", _POLICY + _socket(headers, secure=secure)))
 
 
-def sign_in() -> tuple[File, tuple[tuple[bytes, bytes], ...]]:
-    """What a browser without the token is shown, and the headers of that."""
+def sign_in(*, wrong: bool = False) -> tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]:
+    """What a browser without the token is shown, its kind, and the headers of that. `wrong`: it has shown another."""
     guards = ((name, b"no-store" if name == b"cache-control" else value) for name, value in _GUARDS)
-    return files()[SIGN_IN], (*guards, (b"content-security-policy", _SIGN_IN_POLICY))
+    file = files()[SIGN_IN]
+    body = file.body.replace(_SAYS_WRONG + b" hidden>", _SAYS_WRONG + b">") if wrong else file.body
+    return body, file.kind, (*guards, (b"content-security-policy", _SIGN_IN_POLICY))
 
 
 def _socket(headers: Headers, *, secure: bool) -> bytes:

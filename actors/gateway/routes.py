@@ -128,15 +128,16 @@ def _token(query: bytes) -> bytes | None:
         given = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=8).get("token")
     except ValueError:
         return None
-    return given[0].encode("utf-8", "replace") if given else None
+    # What is pasted into the form often brings a space or an end of line.
+    return given[0].strip().encode("utf-8", "replace") if given else None
 
 
 def _no_token(path: bytes, headers: Headers, *, given: bool) -> Answer:
     """401: a page for people, a line for programs. `given`: a token was in the address, and a wrong one."""
     challenge = (b"www-authenticate", b"Bearer")
     if path == b"/" and any(b"text/html" in value for value in values(headers, b"accept")):
-        file, guards = pages.sign_in()
-        return Answer(status=401, body=file.body, kind=file.kind, headers=(challenge, *guards))
+        body, kind, guards = pages.sign_in(wrong=given)
+        return Answer(status=401, body=body, kind=kind, headers=(challenge, *guards))
     if given:
         return refuse(401, "the token is not the daemon's", challenge)
     return refuse(

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from tests.e2e.browser import browsing, chromium
-from tests.e2e.test_page import go, sign_in, write
+from tests.e2e.raw import token_of
+from tests.e2e.test_page import CONNECTED, go, sign_in, write
 from tests.e2e.wire import DaemonProcess, connect, daemon
 from tests.model_server import model_server
 
@@ -199,3 +200,20 @@ async def test_a_file_with_a_long_name_stays_in_its_column(server: DaemonProcess
             await wire.request("run.start", session_id=session, input=[file])
             await tab.until("document.querySelector('.file button')")
             assert await tab.evaluate("document.querySelector('.scroller').scrollWidth <= innerWidth")
+
+
+async def test_a_token_that_is_none_is_told_and_one_with_spaces_is_taken(server: DaemonProcess, browser: str) -> None:
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile:
+            tab = await profile.tab(server.url)
+            await tab.sees("Or enter the token")
+            assert "not the token" not in await tab.text("main")
+            for given in ("another", f" {token_of(server.folder)} "):
+                await tab.click("#token")
+                await tab.type(given)
+                await tab.key("Enter")
+                await tab.until(
+                    CONNECTED if given != "another" else "document.body.innerText.includes('not the token')"
+                )
+            assert "token" not in await tab.evaluate("location.href")
+            assert await tab.verdict() == []

@@ -211,7 +211,7 @@ function showConnection() {
 function showBanner(text = "") {
   const banner = find("banner");
   let shown = text;
-  if (link.state === "refused") shown = "This browser is not signed in any more. Open the address with the token again: /?token=… (the token is in the data directory).";
+  if (link.state === "refused") shown = "This browser is not signed in any more. Reload the page to enter the daemon's token; “greenroom page” on its machine prints an address with it.";
   else if (lost && link.state !== "open") shown = navigator.onLine ? "Reconnecting to the daemon… What you write is kept." : "No network. The page connects again by itself; what you write is kept.";
   banner.hidden = shown === "";
   setText(banner, shown);
