@@ -96,7 +96,7 @@ LAZY_PARTS = {"actors.terminal.ui": ("rich", "textual")}
 ONLY_IN = {
     "trio_websocket": ("actors.gateway.websocket", "actors.client.dial"),
     "h11": ("actors.gateway", "actors.toolsets.web", "actors.toolsets.mcp_socket"),
-    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets"),
+    "ssl": ("actors._http", "actors.gateway", "actors.client.dial", "actors.toolsets", "actors.cli.doctor"),
     "httpx2": ("actors._http",),
     "httpcore2": ("actors._http",),
     "sqlite3": ("engine.storage", "actors._disk", "actors.store", "actors.store_ref"),
