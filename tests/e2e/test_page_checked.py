@@ -217,3 +217,17 @@ async def test_a_token_that_is_none_is_told_and_one_with_spaces_is_taken(server:
                 )
             assert "token" not in await tab.evaluate("location.href")
             assert await tab.verdict() == []
+
+
+async def test_a_menu_is_left_by_tab(server: DaemonProcess, browser: str) -> None:
+    with trio.fail_after(LIMIT):
+        async with browsing(browser) as profile, connect(server.folder) as wire:
+            session = (await wire.request("session.create"))["session"]["id"]
+            tab = await sign_in(profile, server)
+            await go(tab, session)
+            await tab.evaluate("document.querySelector('.head [aria-haspopup]').focus()")
+            await tab.key("Enter")
+            await tab.until("document.activeElement.role === 'menuitem'")
+            await tab.key("Tab")
+            await tab.until("!document.querySelector('.menu')")
+            assert await tab.evaluate("document.querySelector('.main').contains(document.activeElement)")

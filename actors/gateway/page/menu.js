@@ -18,6 +18,11 @@ function open(anchor, items) {
   );
   const menu = h("div", { class: "menu", role: "menu", popover: "auto" }, entries);
   menu.addEventListener("keydown", (event) => {
+    if (event.key === "Tab") {
+      anchor.focus(); // the key goes on from there
+      menu.hidePopover();
+      return;
+    }
     const at = entries.indexOf(document.activeElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: entries.length - 1 }[event.key];
     if (to === undefined) return;

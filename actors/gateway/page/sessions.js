@@ -24,7 +24,8 @@ export class Sessions {
     this._list = h("ul", { class: "rows" });
     this._none = h("p", { class: "muted empty", hidden: true });
     this._more = button("Show older", () => this._readOn(), { kind: "quiet", hidden: true });
-    this.element = h("nav", { class: "sessions", "aria-label": "Sessions" }, this._list, this._none, this._more);
+    this._rest = h("p", { class: "muted empty", hidden: true, text: "Older ones are found by searching." });
+    this.element = h("nav", { class: "sessions", "aria-label": "Sessions" }, this._list, this._none, this._more, this._rest);
     this._link.addEventListener("open", () => this.refresh());
     document.addEventListener("visibilitychange", () => this.refresh());
   }
@@ -123,7 +124,9 @@ export class Sessions {
     arrange(this._list, elements);
     this._none.hidden = elements.length > 0;
     setText(this._none, this._query ? "No title has this." : "No sessions yet.");
-    this._more.hidden = this._cursor === undefined || this._sessions.length >= MOST;
+    const full = this._sessions.length >= MOST;
+    this._more.hidden = this._cursor === undefined || full;
+    this._rest.hidden = this._cursor === undefined || !full;
   }
 
   _row(first) {
