@@ -136,9 +136,9 @@ def _chat(command: _Command) -> None:
         "greenroom chat",
         "greenroom chat --start --session ses_…",
         "greenroom chat --plain",
-        description="Talk with a model. On a terminal the chat fills it: F1 lists the keys. In pipes, on a terminal "
-        "that says it is dumb, and with --plain it\ngoes line by line: Ctrl-C stops the answer, once more leaves, and "
-        "/help lists what else there is.",
+        description="Talk with a model. On a terminal the chat fills it: F1 lists the keys. In pipes, on a terminal\n"
+        "that says it is dumb, and with --plain it goes line by line: Ctrl-C stops the answer, once more leaves,\n"
+        "and /help lists what else there is.",
     )
     parser.add_argument("--plain", action="store_true", help="line by line, nothing of the screen but lines")
     parser.add_argument("--session", metavar="ID", help="go on with this session")

@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from actors._descriptors import BESIDE
 from actors._memory import resident
 from actors.cli.doctor_checks import Check, Result, failed, good, of, skipped, warning
 from actors.cli.output import size
+from actors.gateway.port import TOLD_FULL_MAX
 from engine.limits import Limits
 from engine.storage.quick import sqlite_version
 
 PYTHON: Final = (3, 11)
 # The first with STRICT tables, which the schema has.
 SQLITE: Final = (3, 37)
-# Descriptors beside those of clients: the store, the log, pipes of 32 programs, model calls of 256 runs.
-_DESCRIPTORS: Final = 512
 
 
 def checks(limits: Limits, pid: int | None) -> Iterator[Check]:
@@ -116,7 +116,7 @@ def soft_descriptors(pid: int | None = None) -> int:
 
 
 def descriptors(limits: Limits, most: int) -> Result:
-    wanted = limits.connections_max + _DESCRIPTORS
+    wanted = limits.connections_max + TOLD_FULL_MAX + BESIDE  # as the daemon asks for
     if most < wanted:
         return warning(
             f"{most} descriptors at the most; {limits.connections_max} connections (connections_max) and the rest need "

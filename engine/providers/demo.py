@@ -154,7 +154,7 @@ def _report(call: ToolPart) -> str:
     notes: list[str] = []
     while lines and lines[-1].startswith("[") and lines[-1].endswith("]") and len(notes) < 2:
         notes.insert(0, lines.pop()[1:-1])
-    told = f"{what}: {'. '.join(notes)}." if notes else f"{what}."
+    told = f"{what}: {'. '.join(note.rstrip('.') for note in notes)}." if notes else f"{what}."
     if not any(lines):
         return told if notes else f"{what}: there is nothing in it."
     head = "\n".join(_short(line) for line in lines[:_LINES])

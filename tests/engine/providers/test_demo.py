@@ -115,6 +115,12 @@ def test_what_a_search_found_is_told() -> None:
     assert told.endswith("a.py:10: def f10\n```\n\n… and 2 more lines")
 
 
+def test_what_a_search_that_stopped_says_of_itself() -> None:
+    found = "a.py:1: def f\n[1 match in 1 file; 1 file searched]\n[Stopped at 1 match; more.]"
+    told = said("search src for def", result=result("files.search_files", found, pattern="def", path="src"))
+    assert told.startswith("I searched src for “def”: 1 match in 1 file; 1 file searched. Stopped at 1 match; more.\n")
+
+
 def test_a_search_without_a_match() -> None:
     part = result("files.search_files", "[0 matches in 0 files; 3 files searched]", pattern="x", path="src")
     assert said("search src for x", result=part) == "I searched src for “x”: 0 matches in 0 files; 3 files searched."
