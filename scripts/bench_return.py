@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import trio
 from _daemon import ROOT, Client, Daemon, Findings, model_server, say
