@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = explain(exc)
         if known is None:
             raise  # a defect: its traceback is what helps, and Python's exit code is FAILED
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_output()
         return _say(known.code, known.lines)
 
 

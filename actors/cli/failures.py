@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from actors.cli.exits import FAILED, HELD, NO_DAEMON, USAGE, Exit
 from actors.client.errors import AccessDenied, ClientError, ConnectionLost, NoDaemon, RemoteError, Untrusted
 from engine.config import ConfigError
@@ -31,6 +33,8 @@ def explain(exc: BaseException) -> Exit | None:
             return Exit(FAILED, exc.message, *(f"{path}: {text}" for path, text in exc.fields))
         case ClientError():
             return Exit(FAILED, str(exc))
+        case OSError() if exc.errno == errno.ENOSPC:
+            return Exit(FAILED, f"what it writes to is full: {exc.strerror}")
         case EngineError():
             return Exit(USAGE if exc.code == "disk_full" else FAILED, exc.message)
         case _:

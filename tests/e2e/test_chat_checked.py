@@ -60,3 +60,19 @@ def test_without_standard_streams_there_is_no_traceback(host: DaemonProcess, clo
     environ = environment(GREENROOM_DATA=str(host.folder))
     ended = subprocess.run(command, input=b"", capture_output=True, env=environ, timeout=LIMIT, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("words", [("config",), ("run", "count to 3"), ("top", "--once")])
+def test_a_full_disk_behind_standard_output_is_said(host: DaemonProcess, words: tuple[str, ...]) -> None:
+    environ = environment(GREENROOM_DATA=str(host.folder))
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*COMMAND, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environ,
+            timeout=LIMIT,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(b"what it writes to is full") and b"Traceback" not in ended.stderr
