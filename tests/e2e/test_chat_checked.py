@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -37,6 +39,20 @@ def test_a_signal_before_the_first_picture_leaves_the_terminal_as_it_was(
         raw = screen.raw.decode()
         for mode in ("1049", "1000", "1003", "1006", "2004"):
             assert raw.rfind(f"\x1b[?{mode}l") > raw.rfind(f"\x1b[?{mode}h"), mode
+
+
+def test_a_terminal_that_goes_away_without_a_signal_ends_it(host: DaemonProcess) -> None:
+    master, slave = pty.openpty()
+    environ = environment(GREENROOM_DATA=str(host.folder), TERM="xterm-256color")
+    with subprocess.Popen(
+        [*COMMAND, "chat"], stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
+    ) as process:
+        os.close(slave)
+        seen = b""
+        while b"connected" not in seen:
+            seen += os.read(master, 65536)
+        os.close(master)
+        assert process.wait(LIMIT) == 5
 
 
 def test_a_terminal_of_another_encoding_has_the_chat_line_by_line(host: DaemonProcess) -> None:

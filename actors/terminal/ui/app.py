@@ -7,7 +7,9 @@ does goes to it through the bridge.
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
+import sys
 import time
 from typing import Any, ClassVar, Final
 
@@ -26,6 +28,7 @@ FRAME: Final = 1 / 20  # seconds between two pictures, at least: what streams is
 # A terminal takes so much of a sequence (OSC 52), at most; the base64 of it is a third longer.
 COPY_BYTES: Final = 74_000
 _NOTES_MAX: Final = 20  # that wait for the screen to be there
+_TERMINAL_SECONDS: Final = 2.0  # between two looks whether the terminal is still there
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -96,6 +99,17 @@ class ChatApp(App[None]):
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._end)
+        if sys.__stdin__ is not None and sys.__stdin__.isatty():
+            self._look_at_terminal(sys.__stdin__.fileno())
+
+    def _look_at_terminal(self, descriptor: int) -> None:
+        """Whose terminal goes away is not always told by a signal; the library would read its end for ever."""
+        looked = select.poll()
+        looked.register(descriptor, 0)
+        if looked.poll(0):
+            self._end()
+        else:
+            asyncio.get_running_loop().call_later(_TERMINAL_SECONDS, self._look_at_terminal, descriptor)
 
     def _end(self) -> None:
         self.signalled = True
