@@ -37,7 +37,6 @@ _CACHE_BYTES: Final = 512 * KIB
 # What one transaction changes stays in memory up to here, and goes to the log with its commit. A page that has to go
 # before it may be changed once more, and is written twice then.
 _UNWRITTEN_BYTES: Final = 2 * MIB
-_PAGE_BYTES: Final = 4 * KIB
 
 # SQLite's instructions between two looks for signals: well below a millisecond.
 _STEPS: Final = 20_000
@@ -75,7 +74,8 @@ def open_writer(path: Path, durability: Durability = "full") -> sqlite3.Connecti
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-        connection.execute(f"PRAGMA cache_spill = {_UNWRITTEN_BYTES // _PAGE_BYTES}")
+        # In KiB: of a number of pages SQLite takes the lowest byte for a yes or no, and 512 pages are a no.
+        connection.execute(f"PRAGMA cache_spill = -{_UNWRITTEN_BYTES // KIB}")
         tables.migrate(connection)
         return connection
 

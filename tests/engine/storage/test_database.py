@@ -15,7 +15,7 @@ import pytest
 from actors._memory import sqlite_bytes
 from engine.codec import DecodeError
 from engine.errors import OwnError, PeerError
-from engine.limits import KIB
+from engine.limits import KIB, MIB
 from engine.storage import attachments, catalog, database, hidden, lock, starting, tables, waiting
 from engine.storage.changes import PutRun
 from engine.storage.faults import UnusableStore
@@ -210,4 +210,8 @@ def test_a_page_cache_is_bounded_and_a_transaction_larger_than_it_is_written_onc
     writer.execute("COMMIT")
     assert log.stat().st_size - began > 24 * 65_536
     assert 0 < sqlite_bytes() - before < 640 * KIB, "half a MiB of pages is kept"
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO filler VALUES (zeroblob(8388608))")
+    assert sqlite_bytes() - before < 3 * MIB, "of what a large one changes 2 MiB are in memory"
+    writer.execute("ROLLBACK")
     database.close_writer(writer)
