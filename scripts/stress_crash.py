@@ -57,7 +57,7 @@ LOSS_MAX = 16 * 1024
 # is counted in SQLite's instructions in tests/engine/storage/test_database.py.
 ENDED_RUNS = 100_000
 ENDED_RUNS_MS = 250.0
-KILLS, KILLS_QUICK = 200, 10
+KILLS, KILLS_QUICK = 200, 25
 SEED_QUICK = 1  # what is run for every commit does the same each time
 GONE = (ConnectionError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
