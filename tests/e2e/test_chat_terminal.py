@@ -225,7 +225,8 @@ def test_nothing_that_a_model_or_a_tool_says_reaches_the_terminal(host: DaemonPr
         screen.expect("the attack is over", "interlinear: ab", "Enter: send")
         screen.type('!tool name=files__read_file input={"path":"evil.txt"}\r')
         screen.expect(re.compile("✓ files.read_file evil.txt"), "The tool said", "Enter: send")
-        screen.type("\x1b[1;5A\r")  # the entry above is selected and unfolded
+        screen.type(f"{SELECT}{SELECT}\r")
+        screen.expect("escape in an address: [a](http://x/)")  # the call is unfolded: what the tool gave is shown
         screen.type("!status code=400 message=a\u202etxt.exe\u200b\r")
         screen.expect("the model call failed", "Enter: send")
         screen.type(SESSIONS)
