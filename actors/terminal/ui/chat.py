@@ -215,23 +215,27 @@ class ChatScreen(Screen[None]):
         self._bridge.post(self._talk.unfold, message.entry_id)
 
     # -------------------------------------------------------------- the box
-    def on_composer_given(self) -> None:
-        text = self.composer.text
+    def on_composer_given(self, given: Composer.Given) -> None:
+        text = given.text
         if not text.strip():
             if self.transcript.selected is not None:
                 self._bridge.post(self._talk.unfold, self.transcript.selected)
+            elif text:
+                self.give_back(text)
             return
         if self._obey(text.strip()):
-            self.composer.text = ""
-        elif not self._talk.connected:
+            return
+        if not self._talk.connected:
+            self.give_back(text)
             self.tell("no connection: the message stays in the box")
             self._bridge.post(self._talk.connect_now)
         elif len(text) > CHARACTERS_MAX:
+            self.give_back(text)
             self.tell("too long to be sent: put it into a file and name that", serious=True)
         elif self._talk.outgoing is not None:
+            self.give_back(text)
             self.tell("the message before is still being sent")
         else:
-            self.composer.text = ""
             self.transcript.to_end()
             self._bridge.post(self._talk.send, text, self._when_busy)
 

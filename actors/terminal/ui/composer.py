@@ -26,7 +26,11 @@ class Composer(TextArea):
     """
 
     class Given(Message):
-        """A message to send, in the box."""
+        """A message to send, taken out of the box: what is typed behind Enter begins the next one."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
 
     class Refused(Message):
         def __init__(self, why: str) -> None:
@@ -44,7 +48,8 @@ class Composer(TextArea):
         if event.key == "enter":
             event.stop()
             event.prevent_default()
-            self.post_message(self.Given())
+            text, self.text = self.text, ""
+            self.post_message(self.Given(text))
         elif event.key in _NEWLINES:
             event.stop()
             event.prevent_default()

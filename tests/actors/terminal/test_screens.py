@@ -133,6 +133,17 @@ def test_enter_sends_ctrl_j_is_a_new_line_and_a_paste_has_a_bound() -> None:
     on_stage(walk)
 
 
+def test_what_is_typed_right_behind_enter_begins_the_next_message() -> None:
+    async def walk(stage: Stage) -> None:
+        await stage.press("h", "i")
+        for key, character in (("enter", "\r"), ("y", "y"), ("o", "o")):  # as they come in one read of the terminal
+            stage.chat.composer.post_message(events.Key(key, character))
+        await stage.pilot.pause()
+        assert stage.bridge.posted == [("send", ("hi", "queue"))] and stage.chat.composer.text == "yo"
+
+    on_stage(walk)
+
+
 def test_without_a_connection_the_message_stays_in_the_box() -> None:
     async def walk(stage: Stage) -> None:
         stage.talk.connected = False
