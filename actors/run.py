@@ -144,8 +144,7 @@ class Run(Actor):
 
     # ------------------------------------------------------------ the work
     async def _main(self) -> None:
-        # Stands when an enclosing scope is cancelled: nobody asked this run to stop.
-        end = End("interrupted", "interrupted", "the daemon stopped")
+        end: End | None = None  # stands when an enclosing scope is cancelled
         try:
             try:
                 with self._scope:
@@ -156,6 +155,10 @@ class Run(Actor):
                 end = self._failed(exc)
         finally:
             self._settling = True
+            if end is None:
+                # Who was asked to stop and did not come to it in the time for that was stopped all the same.
+                asked = self._scope.cancel_called
+                end = self._stopped() if asked else End("interrupted", "interrupted", "the daemon stopped")
             lost = lost_end(trio.TooSlowError())
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.cancel_grace):
                 async with self._boundary:  # a message that is being taken in is shown before the end

@@ -74,6 +74,26 @@ async def test_one_of_many_who_stop_leaves_and_the_others_are_answered(still: St
         assert [one.status for one in found] == ["cancelled"]
 
 
+async def test_a_run_that_takes_longer_to_stop_than_it_has_is_cancelled_all_the_same(
+    still: Still, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with still() as it:
+        run, call = await it.stage.begin()
+
+        async def held_up() -> None:  # as on a machine that has no time for it
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2 * Limits().cancel_grace)
+            await trio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(call, "receive", held_up)
+        call.text("half")
+        await until_text(run, "half")
+        mock_clock.autojump_threshold = 0
+        record = await it.stage.registry.stop_run(run.id, "enough")
+        assert (record.status, record.reason) == ("cancelled", "enough")
+        assert (await it.stage.store.get_run(run.id)) == record
+
+
 # ------------------------------------------------------------------ after the end
 @pytest.mark.parametrize("how", ENDS)
 async def test_a_model_that_goes_on_after_the_end_adds_nothing(still: Still, mock_clock: MockClock, how: str) -> None:
