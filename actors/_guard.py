@@ -276,17 +276,21 @@ async def open_guard(limits: Limits = DEFAULT, *, adopts: bool = False) -> Async
 
     With `adopts` this process, which must have no other children, ends what a dead guard could not.
     """
+    failure: Exception | None = None
     if adopts:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        guard = Guard(limits, nursery, adopts)
-        try:
-            yield guard
-        except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
-            failure = exc
-        finally:
-            guard.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            guard = Guard(limits, nursery, adopts)
+            try:
+                yield guard
+            except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
+                failure = exc
+            finally:
+                guard.close()
+    finally:
+        if adopts:  # nobody would wait for what is taken in from now on
+            prctl(PR_SET_CHILD_SUBREAPER, 0)
     if failure is not None:
         raise failure
 

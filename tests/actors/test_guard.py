@@ -570,6 +570,17 @@ async def main():
             os.kill(guard.statistics().pid, signal.SIGKILL)  # and keepers have nothing to do
             await until(lambda: not children(os.getpid()))
         assert children(os.getpid()) == []
+    if os.path.exists("/proc/self"):
+        orphan = "import os; os.fork() or os.setsid(); os.execvp('sleep', ['sleep', '1000'])"
+        parent_of_it = await trio.lowlevel.open_process([sys.executable, "-c", orphan])
+        await until(lambda: bool(children(parent_of_it.pid)))
+        (left,) = children(parent_of_it.pid)
+        parent_of_it.kill()
+        await parent_of_it.wait()
+        try:
+            assert left not in children(os.getpid()), "nobody would wait for it any more"
+        finally:
+            os.kill(left, signal.SIGKILL)
     print("as it should be")
 
 trio.run(main)

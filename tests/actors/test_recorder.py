@@ -110,7 +110,7 @@ async def test_the_daemon_can_be_looked_at_as_its_clients_see_it(tmp_path: Path)
     config = Config(listen=Listen(port=0))
     daemon = _Daemon(config, tmp_path, 0.0)
     with trio.fail_after(30):
-        async with open_composition(config, tmp_path, extra=daemon.parts, alone=True) as composition:
+        async with open_composition(config, tmp_path, extra=daemon.parts) as composition:
             daemon._history.add(1, await daemon._look(composition))
             assert composition.root.child("recorder").state == "running"
             told = daemon._history.told()

@@ -51,9 +51,10 @@ async def test_who_asks_a_lost_link_again_and_again_lets_others_work() -> None:
             async def other() -> None:
                 others.set()
 
-            with pytest.raises(ConnectionLost):
-                await link.request("ping", {})
             nursery.start_soon(other)
-            with pytest.raises(ConnectionLost):
-                await link.request("ping", {})
+            tries = 0
+            while not others.is_set() and tries < 1000:
+                with pytest.raises(ConnectionLost):
+                    await link.request("ping", {})
+                tries += 1
             assert others.is_set()
