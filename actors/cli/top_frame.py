@@ -101,7 +101,8 @@ def _title(view: View, columns: int) -> list[Run]:
     up = ""
     if view.sample is not None:
         up = f"  up {_age(view.sample.stats['uptime_s'])}"
-    line: list[Run] = [("greenroom", _HEADING), (f"  {clean(view.title)}{up}", _QUIET)]
+    # The path comes last: it may be longer than the line.
+    line: list[Run] = [("greenroom", _HEADING), (f"{up}  {clean(view.title)}", _QUIET)]
     if state:
         line = _cut(line, columns - width(state) - 2)
         line.append((" " * (columns - sum(width(text) for text, _ in line) - width(state)), TEXT))

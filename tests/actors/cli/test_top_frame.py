@@ -43,9 +43,15 @@ def shown(view: View, columns: int = 100, rows: int | None = None) -> list[str]:
     return [plain(line).rstrip() for line in frame(view, columns, rows, DARK)]
 
 
+def test_a_long_path_leaves_the_rest_of_the_first_line() -> None:
+    one = view()
+    one.title = f"0.1.0  /{'folder/' * 40}data"
+    assert shown(one, 60)[0].startswith("greenroom  up 1:02:05  0.1.0  /folder/")
+
+
 def test_what_is_on_it() -> None:
     lines = shown(view(sample(), sample()))
-    assert lines[0] == "greenroom  0.1.0  /data  up 1:02:05"
+    assert lines[0] == "greenroom  up 1:02:05  0.1.0  /data"
     assert lines[1].split()[:6] == ["memory", "50.0", "MiB", "normal", "91%", "explained"]
     assert lines[2].split()[:4] == ["loop", "lag", "1.2", "ms"]
     assert lines[4] == "sessions 3  connections 2  actors 4  programs 1 (processes 4, 12.0 MiB)"
