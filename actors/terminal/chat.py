@@ -15,6 +15,8 @@ from actors.terminal.talk import How, Opener, Talk
 _DUMB: Final = frozenset({"", "dumb", "unknown"})
 # The background that a terminal tells by COLORFGBG, as the last of its numbers: 7 and 15 are white.
 _LIGHT: Final = frozenset({"7", "15"})
+# Where these are exported the library takes them for the size of the terminal, which then never changes.
+_FIXED_SIZE: Final = ("COLUMNS", "LINES")
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -52,6 +54,8 @@ def run(
     from actors.terminal.ui.app import ChatApp
 
     bridge = guest.Bridge()
+    for name in _FIXED_SIZE:
+        os.environ.pop(name, None)
     light = os.environ.get("COLORFGBG", "").rpartition(";")[2] in _LIGHT
     app = ChatApp(bridge, light=light)
     talk = Talk(opener, app, cwd=os.getcwd(), session_id=session_id, model=model, approve=approve, start=start)

@@ -63,7 +63,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def chat(folder: Path, place: Path, *words: str) -> Screen:
-    return Screen([*COMMAND, "chat", *words], environment(GREENROOM_DATA=str(folder), TERM="xterm-256color"), place)
+    """The size is that of the terminal, whatever the environment says of it."""
+    variables = environment(GREENROOM_DATA=str(folder), TERM="xterm-256color", COLUMNS="80", LINES="24")
+    return Screen([*COMMAND, "chat", *words], variables, place)
 
 
 def say(screen: Screen, text: str) -> None:
